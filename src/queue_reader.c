@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The queue's reader: see queue_reader.h. Owns its connection and statements; writes nothing.
+ */
+#include "queue_reader.h"
+
+#include <errno.h>
+
+#include "log.h"
+#include "queue_sql.h"
+
+/* Long enough for the writer to finish recovering a log; readers never wait for it otherwise. */
+#define BUSY_TIMEOUT_MSEC 1000
+
+struct queue_reader {
+	sqlite3 *db;
+	sqlite3_stmt *rows;
+	sqlite3_stmt *next_id;
+	sqlite3_stmt *meta;
+};
+
+static int open_reader(struct queue_reader *r, const char *path)
+{
+	int rc, ret;
+
+	rc = sqlite3_open_v2(path, &r->db, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL);
+	if (rc != SQLITE_OK)
+		return queue_sql_fail(r->db, rc, "cannot open for reading");
+	sqlite3_extended_result_codes(r->db, 1);
+	sqlite3_busy_timeout(r->db, BUSY_TIMEOUT_MSEC);
+	ret = queue_sql_exec(r->db,
+		"PRAGMA query_only = ON;"
+		"PRAGMA trusted_schema = OFF;"
+		"PRAGMA cell_size_check = ON;"
+		"PRAGMA cache_size = -1000;",
+		"cannot set up the reading connection");
+	if (ret < 0)
+		return ret;
+	ret = queue_sql_prepare(r->db,
+		"SELECT id, topic, payload, qos, retained, timestamp FROM queue "
+		"WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3",
+		&r->rows);
+	if (ret < 0)
+		return ret;
+	ret = queue_sql_prepare(
+		r->db, "SELECT id FROM queue WHERE id > ?1 ORDER BY id LIMIT 1", &r->next_id);
+	if (ret < 0)
+		return ret;
+	return queue_sql_prepare(r->db, "SELECT value FROM meta WHERE key = ?1", &r->meta);
+}
+
+int queue_reader_new(struct queue_reader **ret, const char *path)
+{
+	struct queue_reader *r;
+	int k;
+
+	r = calloc(1, sizeof(*r));
+	if (!r)
+		return -ENOMEM;
+	k = open_reader(r, path);
+	if (k < 0) {
+		queue_reader_free(r);
+		return k;
+	}
+	*ret = r;
+	return 0;
+}
+
+struct queue_reader *queue_reader_free(struct queue_reader *r)
+{
+	if (!r)
+		return NULL;
+	sqlite3_finalize(r->rows);
+	sqlite3_finalize(r->next_id);
+	sqlite3_finalize(r->meta);
+	sqlite3_close(r->db);
+	free(r);
+	return NULL;
+}
+
+static void read_row(sqlite3_stmt *stmt, struct message *m)
+{
+	m->id = (uint64_t)sqlite3_column_int64(stmt, 0);
+	m->topic = (const char *)sqlite3_column_text(stmt, 1);
+	m->topic_len = (size_t)sqlite3_column_bytes(stmt, 1);
+	m->payload = sqlite3_column_blob(stmt, 2);
+	m->payload_len = (size_t)sqlite3_column_bytes(stmt, 2);
+	m->qos = (uint8_t)sqlite3_column_int(stmt, 3);
+	m->retain = sqlite3_column_int(stmt, 4) != 0;
+	m->timestamp = sqlite3_column_int64(stmt, 5);
+}
+
+int queue_reader_rows(struct queue_reader *r, uint64_t after, uint64_t upto, unsigned limit,
+	queue_reader_fn fn, void *userdata)
+{
+	sqlite3_stmt *stmt = r->rows;
+	unsigned n = 0;
+	int rc, k = 0;
+
+	sqlite3_bind_int64(stmt, 1, (sqlite3_int64)after);
+	sqlite3_bind_int64(stmt, 2, (sqlite3_int64)u64_min(upto, INT64_MAX));
+	sqlite3_bind_int64(stmt, 3, limit);
+	while ((rc = sqlite3_step(stmt)) == SQLITE_ROW) {
+		struct message m;
+
+		read_row(stmt, &m);
+		if (!m.topic) {
+			k = -ENOMEM;
+			break;
+		}
+		n++;
+		k = fn(userdata, &m);
+		if (k != 0)
+			break;
+	}
+	if (rc != SQLITE_ROW && rc != SQLITE_DONE)
+		k = queue_sql_fail(r->db, rc, "cannot read the queue");
+	sqlite3_reset(stmt);
+	if (k < 0)
+		return k;
+	return k > 0 || n >= limit;
+}
+
+int queue_reader_next_id(struct queue_reader *r, uint64_t after, uint64_t *ret_id)
+{
+	int rc, k = 0;
+
+	sqlite3_bind_int64(r->next_id, 1, (sqlite3_int64)after);
+	rc = sqlite3_step(r->next_id);
+	if (rc == SQLITE_ROW)
+		*ret_id = (uint64_t)sqlite3_column_int64(r->next_id, 0);
+	else if (rc == SQLITE_DONE)
+		k = -ENODATA;
+	else
+		k = queue_sql_fail(r->db, rc, "cannot read the queue");
+	sqlite3_reset(r->next_id);
+	return k;
+}
+
+int queue_reader_meta(struct queue_reader *r, const char *key, char **ret)
+{
+	const char *text;
+	char *copy;
+	int rc, k = 0;
+
+	rc = sqlite3_bind_text(r->meta, 1, key, -1, SQLITE_STATIC);
+	if (rc != SQLITE_OK)
+		return queue_sql_fail(r->db, rc, "cannot read meta");
+	rc = sqlite3_step(r->meta);
+	if (rc == SQLITE_ROW) {
+		text = (const char *)sqlite3_column_text(r->meta, 0);
+		copy = text ? strdup(text) : NULL;
+		if (copy)
+			*ret = copy;
+		else
+			k = -ENOMEM;
+	} else if (rc == SQLITE_DONE) {
+		k = -ENODATA;
+	} else {
+		k = queue_sql_fail(r->db, rc, "cannot read meta");
+	}
+	sqlite3_reset(r->meta);
+	sqlite3_clear_bindings(r->meta);
+	return k;
+}
