@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The mailbox: see mailbox.h. Owns two eventfds and everything behind `lock`.
+ *
+ * Invariant: ids acknowledged but not confirmed as removed never exceed MAILBOX_SPAN, because the
+ * uplink sends no row beyond that many; so the array of acknowledged ids has a fixed size.
+ */
+#include "mailbox.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <sys/eventfd.h>
+
+struct mailbox {
+	pthread_mutex_t lock;
+	int gateway_fd;
+	int uplink_fd;
+
+	uint64_t committed;
+	uint64_t claimed;
+	uint64_t acked[MAILBOX_SPAN];
+	size_t n_acked;
+	size_t n_removed;
+
+	struct mailbox_meta meta;
+	enum { META_NONE, META_WANTED, META_TAKEN, META_NOTED } meta_state;
+
+	struct mailbox_status status;
+	bool status_changed;
+
+	uint64_t pings;
+	uint64_t answers;
+	bool stop;
+	bool hurry;
+	bool done;
+};
+
+int mailbox_new(struct mailbox **ret)
+{
+	struct mailbox *m;
+
+	m = calloc(1, sizeof(*m));
+	if (!m)
+		return -ENOMEM;
+	pthread_mutex_init(&m->lock, NULL);
+	m->gateway_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	m->uplink_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (m->gateway_fd < 0 || m->uplink_fd < 0) {
+		int r = -errno;
+
+		mailbox_free(m);
+		return r;
+	}
+	*ret = m;
+	return 0;
+}
+
+struct mailbox *mailbox_free(struct mailbox *m)
+{
+	if (!m)
+		return NULL;
+	closep(&m->gateway_fd);
+	closep(&m->uplink_fd);
+	pthread_mutex_destroy(&m->lock);
+	free(m);
+	return NULL;
+}
+
+/* The counter of an eventfd cannot overflow here, and one that is set already says enough. */
+static void ring(int fd)
+{
+	(void)eventfd_write(fd, 1);
+}
+
+static void clear(int fd)
+{
+	eventfd_t value;
+
+	(void)eventfd_read(fd, &value);
+}
+
+static void lock(struct mailbox *m)
+{
+	pthread_mutex_lock(&m->lock);
+}
+
+static void unlock(struct mailbox *m)
+{
+	pthread_mutex_unlock(&m->lock);
+}
+
+/* --- gateway thread --- */
+
+int mailbox_gateway_fd(const struct mailbox *m)
+{
+	return m->gateway_fd;
+}
+
+void mailbox_gateway_clear(struct mailbox *m)
+{
+	clear(m->gateway_fd);
+}
+
+void mailbox_post_committed(struct mailbox *m, uint64_t last_id)
+{
+	lock(m);
+	m->committed = last_id;
+	unlock(m);
+	ring(m->uplink_fd);
+}
+
+size_t mailbox_take_acked(struct mailbox *m, uint64_t *ids, size_t n_have)
+{
+	size_t n;
+
+	lock(m);
+	n = m->n_acked;
+	assert(n_have + n <= MAILBOX_SPAN);
+	memcpy(ids, m->acked, n * sizeof(*ids));
+	m->n_acked = 0;
+	unlock(m);
+	return n;
+}
+
+void mailbox_post_removed(struct mailbox *m, size_t n)
+{
+	lock(m);
+	m->n_removed += n;
+	unlock(m);
+	ring(m->uplink_fd);
+}
+
+uint64_t mailbox_claimed(struct mailbox *m)
+{
+	uint64_t claimed;
+
+	lock(m);
+	claimed = m->claimed;
+	unlock(m);
+	return claimed;
+}
+
+bool mailbox_take_meta(struct mailbox *m, struct mailbox_meta *ret)
+{
+	bool wanted;
+
+	lock(m);
+	wanted = m->meta_state == META_WANTED;
+	if (wanted) {
+		*ret = m->meta;
+		m->meta_state = META_TAKEN;
+	}
+	unlock(m);
+	return wanted;
+}
+
+void mailbox_post_noted(struct mailbox *m)
+{
+	lock(m);
+	m->meta_state = META_NOTED;
+	unlock(m);
+	ring(m->uplink_fd);
+}
+
+bool mailbox_take_status(struct mailbox *m, struct mailbox_status *ret)
+{
+	bool changed;
+
+	lock(m);
+	changed = m->status_changed;
+	if (changed)
+		*ret = m->status;
+	m->status_changed = false;
+	unlock(m);
+	return changed;
+}
+
+void mailbox_post_ping(struct mailbox *m)
+{
+	lock(m);
+	m->pings++;
+	unlock(m);
+	ring(m->uplink_fd);
+}
+
+bool mailbox_pinged(struct mailbox *m)
+{
+	bool answered;
+
+	lock(m);
+	answered = m->answers == m->pings;
+	unlock(m);
+	return answered;
+}
+
+void mailbox_post_stop(struct mailbox *m, bool hurry)
+{
+	lock(m);
+	m->stop = true;
+	m->hurry = m->hurry || hurry;
+	unlock(m);
+	ring(m->uplink_fd);
+}
+
+bool mailbox_uplink_done(struct mailbox *m)
+{
+	bool done;
+
+	lock(m);
+	done = m->done;
+	unlock(m);
+	return done;
+}
+
+/* --- uplink thread --- */
+
+int mailbox_uplink_fd(const struct mailbox *m)
+{
+	return m->uplink_fd;
+}
+
+void mailbox_uplink_clear(struct mailbox *m)
+{
+	clear(m->uplink_fd);
+}
+
+uint64_t mailbox_claim(struct mailbox *m, uint64_t upto)
+{
+	uint64_t committed;
+
+	lock(m);
+	m->claimed = upto;
+	committed = m->committed;
+	unlock(m);
+	return committed;
+}
+
+uint64_t mailbox_committed(struct mailbox *m)
+{
+	uint64_t committed;
+
+	lock(m);
+	committed = m->committed;
+	unlock(m);
+	return committed;
+}
+
+void mailbox_post_acked(struct mailbox *m, const uint64_t *ids, size_t n)
+{
+	lock(m);
+	assert(m->n_acked + n <= MAILBOX_SPAN);
+	memcpy(m->acked + m->n_acked, ids, n * sizeof(*ids));
+	m->n_acked += n;
+	unlock(m);
+	ring(m->gateway_fd);
+}
+
+size_t mailbox_take_removed(struct mailbox *m)
+{
+	size_t n;
+
+	lock(m);
+	n = m->n_removed;
+	m->n_removed = 0;
+	unlock(m);
+	return n;
+}
+
+void mailbox_post_meta(struct mailbox *m, const char *key, const char *value)
+{
+	lock(m);
+	assert(m->meta_state == META_NONE);
+	snprintf(m->meta.key, sizeof(m->meta.key), "%s", key);
+	snprintf(m->meta.value, sizeof(m->meta.value), "%s", value);
+	m->meta_state = META_WANTED;
+	unlock(m);
+	ring(m->gateway_fd);
+}
+
+bool mailbox_noted(struct mailbox *m)
+{
+	bool noted;
+
+	lock(m);
+	noted = m->meta_state == META_NOTED;
+	if (noted)
+		m->meta_state = META_NONE;
+	unlock(m);
+	return noted;
+}
+
+void mailbox_post_status(struct mailbox *m, const struct mailbox_status *status)
+{
+	lock(m);
+	m->status = *status;
+	m->status_changed = true;
+	unlock(m);
+	ring(m->gateway_fd);
+}
+
+void mailbox_answer_ping(struct mailbox *m)
+{
+	lock(m);
+	m->answers = m->pings;
+	unlock(m);
+}
+
+bool mailbox_stopping(struct mailbox *m, bool *ret_hurry)
+{
+	bool stop;
+
+	lock(m);
+	stop = m->stop;
+	*ret_hurry = m->hurry;
+	unlock(m);
+	return stop;
+}
+
+void mailbox_post_done(struct mailbox *m)
+{
+	lock(m);
+	m->done = true;
+	unlock(m);
+	ring(m->gateway_fd);
+}

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What passes between the gateway thread and the uplink thread: the only state they share, behind
+ * one lock that neither holds for longer than a copy. Each side has an eventfd that becomes
+ * readable when there is news for it. Neither side ever waits here.
+ */
+#pragma once
+
+#include "util.h"
+
+/* Rows the uplink may have sent or had acknowledged without their removal being confirmed. Far
+ * below 65,535, so that a packet identifier never comes round while an old one is in use. */
+#define MAILBOX_SPAN 16384
+
+struct mailbox;
+
+/* What the uplink tells about itself, for the STATUS line. */
+struct mailbox_status {
+	char state[16];
+	char broker[300];
+	char cause[200];
+	unsigned inflight; /* messages */
+};
+
+/* A key of `meta` that the uplink wants written. */
+struct mailbox_meta {
+	char key[512];
+	char value[16];
+};
+
+int mailbox_new(struct mailbox **ret) _must_check_;
+/* Both threads must be done with it. Takes NULL, returns NULL. */
+struct mailbox *mailbox_free(struct mailbox *m);
+
+/* --- gateway thread --- */
+
+/* Readable when the uplink posted something; owned by the mailbox. */
+int mailbox_gateway_fd(const struct mailbox *m);
+/* Call when that descriptor is readable, before taking anything. */
+void mailbox_gateway_clear(struct mailbox *m);
+/* Rows up to `last_id` are committed. */
+void mailbox_post_committed(struct mailbox *m, uint64_t last_id);
+/* Moves acknowledged ids to `ids` (room for MAILBOX_SPAN - n_have); returns how many. */
+size_t mailbox_take_acked(struct mailbox *m, uint64_t *ids, size_t n_have);
+/* `n` of the ids taken, in the order taken, are removed for good. */
+void mailbox_post_removed(struct mailbox *m, size_t n);
+/* Rows up to this id may be under the uplink's eyes: nobody else may touch them. */
+uint64_t mailbox_claimed(struct mailbox *m);
+/* A meta key to write durably: true and *ret when one waits. Confirm with mailbox_post_noted(). */
+bool mailbox_take_meta(struct mailbox *m, struct mailbox_meta *ret);
+void mailbox_post_noted(struct mailbox *m);
+/* True and *ret when the status changed since it was last taken. */
+bool mailbox_take_status(struct mailbox *m, struct mailbox_status *ret);
+/* Asks the uplink for a sign of life; mailbox_pinged() tells whether it answered. */
+void mailbox_post_ping(struct mailbox *m);
+bool mailbox_pinged(struct mailbox *m);
+/* The uplink shall end: finish what is in flight, or with `hurry` drop it. */
+void mailbox_post_stop(struct mailbox *m, bool hurry);
+/* The uplink has ended; its thread may be joined without waiting. */
+bool mailbox_uplink_done(struct mailbox *m);
+
+/* --- uplink thread --- */
+
+int mailbox_uplink_fd(const struct mailbox *m);
+void mailbox_uplink_clear(struct mailbox *m);
+/* Announces that rows up to `upto` may be read from now on; returns the last committed id. */
+uint64_t mailbox_claim(struct mailbox *m, uint64_t upto);
+uint64_t mailbox_committed(struct mailbox *m);
+/* `n` more rows were taken by the broker. Never more than MAILBOX_SPAN unconfirmed at a time. */
+void mailbox_post_acked(struct mailbox *m, const uint64_t *ids, size_t n);
+/* How many removals were confirmed since the last call. */
+size_t mailbox_take_removed(struct mailbox *m);
+/* One at a time: the next only after the last one was noted. */
+void mailbox_post_meta(struct mailbox *m, const char *key, const char *value);
+bool mailbox_noted(struct mailbox *m);
+void mailbox_post_status(struct mailbox *m, const struct mailbox_status *status);
+void mailbox_answer_ping(struct mailbox *m);
+bool mailbox_stopping(struct mailbox *m, bool *ret_hurry);
+void mailbox_post_done(struct mailbox *m);
