@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One MQTT client object of libmosquitto on an sd-event loop. The only user of mosquitto.h.
+ *
+ * Everything happens on the thread that runs the loop. Outcomes are always reported from the loop,
+ * never from inside a call of this interface, and after the library has returned; those callbacks
+ * may free the object. `session` and `published` come from inside the library and may call nothing
+ * of this interface.
+ */
+#pragma once
+
+#include <systemd/sd-event.h>
+
+#include "failure.h"
+#include "message.h"
+#include "util.h"
+
+struct mqtt;
+
+struct mqtt_params {
+	const char *client_id;
+	const char *username; /* "" = none */
+	const char *password; /* "" = none */
+	uint16_t keepalive; /* seconds; 0 = off */
+	bool v5; /* MQTT 5, else 3.1.1 */
+	/* Begin without a session and leave none behind; else go on with the one the broker has,
+	 * and have it kept for ever (MQTT 5: session expiry 0xFFFFFFFF). */
+	bool clean_session;
+};
+
+/* How far the connection had come when it failed. */
+enum mqtt_phase {
+	MQTT_PHASE_TCP, /* no TCP connection yet */
+	MQTT_PHASE_CONNACK, /* waiting for CONNACK */
+	MQTT_PHASE_UP,
+};
+
+struct mqtt_failure {
+	struct failure failure;
+	enum mqtt_phase phase;
+	/* The broker refused the protocol version, or hung up before its CONNACK. */
+	bool try_other_version;
+};
+
+struct mqtt_callbacks {
+	/* A CONNACK accepts the connection. The library sends again what was in flight right after
+	 * this call, and acknowledgements of that may come before `connected`. May be NULL. */
+	void (*session)(void *userdata, bool present);
+	/* The connection stands. `receive_maximum`: 65,535 when the broker names none. */
+	void (*connected)(void *userdata, unsigned receive_maximum);
+	/* The attempt or the connection is over; the object may connect again. */
+	void (*failed)(void *userdata, const struct mqtt_failure *failure);
+	/* The connection is closed after mqtt_disconnect(). */
+	void (*closed)(void *userdata);
+	/* The broker answered for this packet identifier (QoS 0: it was written). Reason codes of
+	 * 0x80 and above refuse it. May be NULL. */
+	void (*published)(void *userdata, uint16_t mid, unsigned reason);
+	/* Something arrived or left, and what `published` told may be acted on. May be NULL. */
+	void (*progress)(void *userdata);
+};
+
+/* Around all use, while no other thread is inside the library. */
+void mqtt_library_init(void);
+void mqtt_library_cleanup(void);
+
+/* Strings are copied. 0 or -errno. */
+int mqtt_new(struct mqtt **ret, sd_event *event, const struct mqtt_params *params,
+	const struct mqtt_callbacks *callbacks, void *userdata) _must_check_;
+/* Drops the connection without DISCONNECT. Takes NULL, returns NULL. */
+struct mqtt *mqtt_free(struct mqtt *m);
+
+/*
+ * Starts to connect to a numeric address. What was in flight on this object is sent again by the
+ * library inside the read that brings the CONNACK. There is no deadline but the caller's.
+ */
+void mqtt_connect(struct mqtt *m, const char *address, uint16_t port);
+/* Drops the connection or the attempt without DISCONNECT and without a callback. What is in flight
+ * stays with the object. */
+void mqtt_abort(struct mqtt *m);
+/* Sends DISCONNECT and closes. */
+void mqtt_disconnect(struct mqtt *m);
+bool mqtt_is_up(const struct mqtt *m);
+
+/*
+ * Hands a message to the library, which copies it. `*ret_mid` is set before `published` can come,
+ * which for QoS 0 may be inside this call.
+ * 0: on its way. 1: taken, but the connection is breaking; the library sends it on the next one,
+ * except QoS 0. -EINVAL, -EMSGSIZE, -EOPNOTSUPP, -ENOMEM: not taken, *ret_text (static) says why.
+ */
+int mqtt_publish(struct mqtt *m, const struct message *message, int *ret_mid,
+	const char **ret_text) _must_check_;
