@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Local programs: the listening socket, its clients, their lines and the replies.
+ *
+ * One turn takes what all clients have ready (bounded), appends it, commits once, and replies. For
+ * the gateway thread.
+ */
+#pragma once
+
+#include <sys/types.h>
+#include <systemd/sd-event.h>
+
+#include "message.h"
+#include "util.h"
+
+struct ingest;
+
+struct ingest_params {
+	uint8_t default_qos;
+	unsigned max_clients;
+	size_t max_message_bytes;
+	size_t max_buffered_bytes; /* lines not yet handled, all clients together */
+};
+
+struct ingest_callbacks {
+	/* Stores a message; its id counts once `commit` succeeded. 0; -EMSGSIZE or -EINVAL: this
+	 * one cannot be stored; another -errno: nothing can be stored now. */
+	int (*append)(void *userdata, const struct message *m, uint64_t *ret_id);
+	/* Puts all that was appended since the last time on disk. 0, or -errno: none of it is. */
+	int (*commit)(void *userdata);
+};
+
+/* `listen_fd` is a listening Unix stream socket, non-blocking; borrowed. 0 or -errno. */
+int ingest_new(struct ingest **ret, sd_event *event, int listen_fd,
+	const struct ingest_params *params, const struct ingest_callbacks *callbacks,
+	void *userdata) _must_check_;
+/* Closes what is open. Takes NULL, returns NULL. */
+struct ingest *ingest_free(struct ingest *i);
+
+/*
+ * No more clients, no more lines: answers what was read, tells each client `stopping`. Clients
+ * whose replies cannot be written yet stay until they are; see ingest_clients().
+ */
+void ingest_stop(struct ingest *i);
+unsigned ingest_clients(const struct ingest *i);
