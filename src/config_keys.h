@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The table of all keys: name, type, default, range. What is read, refused and printed follows from
+ * it. Internal to config*.c.
+ */
+#pragma once
+
+#include <stdio.h>
+
+#include "config.h"
+
+enum config_type {
+	CONFIG_NOTHING, /* a setting that syntax errors leave behind */
+	CONFIG_GROUP,
+	CONFIG_INTEGER,
+	CONFIG_FLOAT,
+	CONFIG_STRING,
+	CONFIG_BOOLEAN,
+	CONFIG_ARRAY,
+	CONFIG_LIST,
+};
+
+/* "a string", "an integer": for faults. */
+const char *config_type_to_string(enum config_type type);
+
+/* A scalar as it stands in the file. */
+struct config_value {
+	enum config_type type;
+	int64_t integer;
+	double number;
+	const char *string;
+};
+
+enum config_kind {
+	CONFIG_KIND_STRING,
+	CONFIG_KIND_TEMPLATE, /* a string in which % means something; stored filled in */
+	CONFIG_KIND_SECRET, /* a string that is never shown */
+	CONFIG_KIND_COUNT, /* an unsigned integer of the field's width */
+	CONFIG_KIND_SIZE, /* bytes, in a size_t */
+	CONFIG_KIND_DURATION, /* seconds; stored as microseconds in a uint64_t */
+	CONFIG_KIND_FACTOR, /* a double */
+	CONFIG_KIND_WORD, /* one of a few words, in an int or an enum */
+	CONFIG_KIND_MODE, /* file permissions, in a mode_t */
+};
+
+/* The words of CONFIG_KIND_WORD. */
+struct config_words {
+	int (*from_string)(const char *s); /* -EINVAL for another word */
+	const char *(*to_string)(int value);
+	const char *allowed;
+};
+
+struct config_key {
+	const char *name;
+	enum config_kind kind;
+	size_t offset; /* in the group's struct */
+	size_t width;
+	const char *text; /* default of strings, words, modes */
+	double number; /* default of numbers; durations in seconds */
+	double least, most; /* their range */
+	bool zero; /* 0 is allowed below the range, too */
+	bool above; /* `least` itself is not allowed */
+	/* NULL when a string is good, else what is allowed. */
+	const char *(*check)(const char *s);
+	const struct config_words *words;
+};
+
+struct config_group {
+	const char *name;
+	const struct config_key *keys;
+	size_t n_keys;
+	bool is_list; /* of groups, each a struct config_broker; else keys are in struct config */
+};
+
+extern const struct config_group config_groups[];
+extern const size_t config_n_groups;
+
+const struct config_key *config_key_find(const struct config_group *group, const char *name);
+
+/*
+ * The key that somebody who wrote `name` in `group` (NULL: outside of any) may have meant, as
+ * "group.key" or "group". False: nothing is close.
+ */
+bool config_suggest(const struct config_group *group, const char *name, char *buf, size_t size);
+
+/* Sets the field in `base` to the key's default. -ENOMEM. */
+int config_key_set_default(const struct config_key *key, void *base) _must_check_;
+
+/*
+ * Checks and stores one value. -EINVAL: `why` says what is wrong and what is allowed, the field is
+ * as before. -ENOMEM.
+ */
+int config_key_set(const struct config_key *key, const struct config_value *value, void *base,
+	char *why, size_t size) _must_check_;
+
+/* The field's string, replaced by a copy; the old one is wiped and freed. -ENOMEM. */
+int config_string_set(char **field, const char *s) _must_check_;
+
+/* Valid UTF-8 without control or non-characters, at most 65,535 bytes: what MQTT takes. */
+bool config_is_mqtt_string(const char *s);
+
+/* `s` as a libconfig string without the quotes. False: cut short for lack of room. */
+bool config_escape(const char *s, char *buf, size_t size);
+/* "64K", "1M", "1500". */
+void config_size_to_string(uint64_t bytes, char *buf, size_t size);

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Owns how a configuration is shown. Invariant: what is printed reads back as the same
+ * configuration, but for the password. Must not know libconfig, nor what a value means.
+ */
+#include "config_keys.h"
+
+#include <errno.h>
+#include <inttypes.h>
+
+static uint64_t load_integer(const struct config_key *key, const void *field)
+{
+	switch (key->width) {
+	case 1: return *(const uint8_t *)field;
+	case 2: return *(const uint16_t *)field;
+	case 4: return *(const uint32_t *)field;
+	default: return *(const uint64_t *)field;
+	}
+}
+
+/* In quotes; `doubled` is written twice where it stands, 0: none is. */
+static void print_string(const char *s, char doubled, FILE *out)
+{
+	char escaped[8];
+
+	putc('"', out);
+	for (; *s; s++) {
+		config_escape((const char[]){ *s, '\0' }, escaped, sizeof(escaped));
+		fputs(escaped, out);
+		if (doubled && *s == doubled)
+			fputs(escaped, out);
+	}
+	putc('"', out);
+}
+
+/* Whole microseconds as seconds, with as many digits as it takes, one at least. */
+static void print_duration(uint64_t usec, FILE *out)
+{
+	char digits[16];
+	size_t n;
+
+	snprintf(digits, sizeof(digits), "%06" PRIu64, usec % USEC_PER_SEC);
+	for (n = 6; n > 1 && digits[n - 1] == '0'; n--)
+		;
+	fprintf(out, "%" PRIu64 ".%.*s", usec / USEC_PER_SEC, (int)n, digits);
+}
+
+/* The shortest text that reads back as the same number, and as a float. */
+static void print_factor(double value, FILE *out)
+{
+	char text[64];
+
+	for (int precision = 1; precision <= 17; precision++) {
+		snprintf(text, sizeof(text), "%.*g", precision, value);
+		if (strtod(text, NULL) == value)
+			break;
+	}
+	fprintf(out, "%s%s", text, strpbrk(text, ".e") ? "" : ".0");
+}
+
+static void print_size(uint64_t bytes, FILE *out)
+{
+	char text[32];
+
+	config_size_to_string(bytes, text, sizeof(text));
+	fprintf(out, "\"%s\"", text);
+}
+
+static void print_secret(const struct config_broker *b, const char *secret, FILE *out)
+{
+	/* One that came out of a file is printed as the name of the file. */
+	fputs(*secret && !*b->password_file ? "\"***\"" : "\"\"", out);
+}
+
+static void print_value(const struct config_key *key, const void *base, FILE *out)
+{
+	const void *field = (const char *)base + key->offset;
+
+	switch (key->kind) {
+	case CONFIG_KIND_STRING: print_string(*(char *const *)field, '\0', out); break;
+	case CONFIG_KIND_TEMPLATE: print_string(*(char *const *)field, '%', out); break;
+	case CONFIG_KIND_SECRET: print_secret(base, *(char *const *)field, out); break;
+	case CONFIG_KIND_COUNT: fprintf(out, "%" PRIu64, load_integer(key, field)); break;
+	case CONFIG_KIND_SIZE: print_size(load_integer(key, field), out); break;
+	case CONFIG_KIND_DURATION: print_duration(load_integer(key, field), out); break;
+	case CONFIG_KIND_FACTOR: print_factor(*(const double *)field, out); break;
+	case CONFIG_KIND_WORD:
+		fprintf(out, "\"%s\"", key->words->to_string((int)load_integer(key, field)));
+		break;
+	case CONFIG_KIND_MODE: fprintf(out, "\"%04o\"", (unsigned)load_integer(key, field)); break;
+	}
+}
+
+static void print_keys(
+	const struct config_group *group, const void *base, const char *indent, FILE *out)
+{
+	for (size_t i = 0; i < group->n_keys; i++) {
+		fprintf(out, "%s%s = ", indent, group->keys[i].name);
+		print_value(&group->keys[i], base, out);
+		fputs(";\n", out);
+	}
+}
+
+int config_print(const struct config *c, FILE *out)
+{
+	errno = 0;
+	for (size_t g = 0; g < config_n_groups; g++) {
+		const struct config_group *group = &config_groups[g];
+
+		if (!group->is_list) {
+			fprintf(out, "%s: {\n", group->name);
+			print_keys(group, c, "\t", out);
+			fputs("};\n", out);
+			continue;
+		}
+		fprintf(out, "%s: (\n", group->name);
+		for (size_t i = 0; i < c->n_brokers; i++) {
+			fputs("\t{\n", out);
+			print_keys(group, &c->brokers[i], "\t\t", out);
+			fputs(i + 1 < c->n_brokers ? "\t},\n" : "\t}\n", out);
+		}
+		fputs(");\n", out);
+	}
+	if (fflush(out) != 0 || ferror(out))
+		return errno > 0 ? -errno : -EIO;
+	return 0;
+}

@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Owns the table of keys: what exists, its default, its range, and what strings may be. Invariant:
+ * every default passes its own check. Must not know how values are read, stored or shown.
+ */
+#include "config_keys.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <limits.h>
+#include <sys/un.h>
+
+#include "log.h"
+
+#define MAX_QUEUE_PATH	480 /* SQLite takes 512, with the names of its other files */
+#define MAX_SOCKET_PATH (sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1)
+
+/* --- what strings may be ------------------------------------------------------------------- */
+
+/* The length of the UTF-8 character at s, its code point in *c. 0: ill-formed. */
+static size_t utf8_next(const unsigned char *s, uint32_t *c)
+{
+	static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
+	size_t n;
+
+	if (s[0] < 0x80) {
+		*c = s[0];
+		return 1;
+	}
+	n = s[0] < 0xC0 ? 0 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3 : s[0] < 0xF8 ? 4 : 0;
+	if (n == 0)
+		return 0;
+	*c = s[0] & (0x7FU >> n);
+	for (size_t i = 1; i < n; i++) {
+		if ((s[i] & 0xC0) != 0x80)
+			return 0;
+		*c = *c << 6 | (s[i] & 0x3FU);
+	}
+	if (*c < least[n] || *c > 0x10FFFF || (*c >= 0xD800 && *c <= 0xDFFF))
+		return 0;
+	return n;
+}
+
+bool config_is_mqtt_string(const char *s)
+{
+	const unsigned char *p = (const unsigned char *)s;
+	uint32_t c = 0;
+	size_t n;
+
+	if (strlen(s) > UINT16_MAX)
+		return false;
+	for (; *p; p += n) {
+		n = utf8_next(p, &c);
+		if (n == 0 || c < 0x20 || (c >= 0x7F && c < 0xA0))
+			return false;
+		if ((c >= 0xFDD0 && c <= 0xFDEF) || (c & 0xFFFE) == 0xFFFE)
+			return false;
+	}
+	return true;
+}
+
+/* Only ASCII letters and digits, and the characters of `more`. */
+static bool is_plain(const char *s, const char *more)
+{
+	for (; *s; s++)
+		if (!isascii((unsigned char)*s) ||
+			(!isalnum((unsigned char)*s) && !strchr(more, *s)))
+			return false;
+	return true;
+}
+
+static bool is_file_path(const char *s, size_t most)
+{
+	size_t n = strlen(s);
+
+	if (s[0] != '/' || n > most || s[n - 1] == '/')
+		return false;
+	for (; *s; s++)
+		if (iscntrl((unsigned char)*s))
+			return false;
+	return true;
+}
+
+static const char *check_id(const char *s)
+{
+	return strlen(s) <= 64 && is_plain(s, "._-")
+		? NULL
+		: "1 to 64 letters, digits, '.', '_', '-', or \"\" for one derived from the "
+		  "machine";
+}
+
+static const char *check_socket_path(const char *s)
+{
+	return is_file_path(s, MAX_SOCKET_PATH) ? NULL : "an absolute path of at most 107 bytes";
+}
+
+static const char *check_queue_path(const char *s)
+{
+	return is_file_path(s, MAX_QUEUE_PATH) ? NULL : "an absolute path of at most 480 bytes";
+}
+
+static const char *check_group(const char *s)
+{
+	return strlen(s) <= 256 && *s != '-' && is_plain(s, "._-$@\\ ")
+		? NULL
+		: "the name of a group, or \"\" to leave the group alone";
+}
+
+static const char *check_host(const char *s)
+{
+	return *s && strlen(s) <= 253 && is_plain(s, ".-_:%")
+		? NULL
+		: "a host name or an address, without \"mqtt://\", brackets or port";
+}
+
+static const char *check_username(const char *s)
+{
+	return config_is_mqtt_string(s) ? NULL
+					: "UTF-8 of at most 65535 bytes without control characters";
+}
+
+static const char *check_password(const char *s)
+{
+	return strlen(s) <= UINT16_MAX ? NULL : "at most 65535 bytes";
+}
+
+static const char *check_password_file(const char *s)
+{
+	if (!*s || (strchr(s, '/') ? is_file_path(s, PATH_MAX - 1) : strlen(s) <= NAME_MAX))
+		return NULL;
+	return "an absolute path, or the name of a systemd credential";
+}
+
+/* --- words --------------------------------------------------------------------------------- */
+
+static int sync_from_string(const char *s)
+{
+	return streq(s, "full")	     ? CONFIG_SYNC_FULL
+		: streq(s, "normal") ? CONFIG_SYNC_NORMAL
+				     : -EINVAL;
+}
+
+static const char *sync_to_string(int value)
+{
+	return value == CONFIG_SYNC_NORMAL ? "normal" : "full";
+}
+
+static int version_from_string(const char *s)
+{
+	if (streq(s, "auto"))
+		return CONFIG_MQTT_AUTO;
+	if (streq(s, "5"))
+		return CONFIG_MQTT_5;
+	return streq(s, "3.1.1") ? CONFIG_MQTT_311 : -EINVAL;
+}
+
+static const char *version_to_string(int value)
+{
+	return value == CONFIG_MQTT_5 ? "5" : value == CONFIG_MQTT_311 ? "3.1.1" : "auto";
+}
+
+static const char *jitter_to_string(int value)
+{
+	return backoff_jitter_to_string((enum backoff_jitter)value);
+}
+
+static const struct config_words sync_words = {
+	sync_from_string,
+	sync_to_string,
+	"\"full\", \"normal\"",
+};
+
+static const struct config_words version_words = {
+	version_from_string,
+	version_to_string,
+	"\"auto\", \"5\", \"3.1.1\"",
+};
+
+static const struct config_words jitter_words = {
+	backoff_jitter_from_string,
+	jitter_to_string,
+	"\"full\", \"proportional\", \"additive\", \"none\"",
+};
+
+static const struct config_words level_words = {
+	log_level_from_string,
+	log_level_to_string,
+	"\"error\", \"warning\", \"notice\", \"info\", \"debug\"",
+};
+
+/* --- the table ----------------------------------------------------------------------------- */
+
+#define K   (1024.0)
+#define M   (1024.0 * 1024.0)
+#define G   (1024.0 * 1024.0 * 1024.0)
+#define DAY (86400.0)
+
+#define IN(type, field) .offset = offsetof(type, field), .width = sizeof(((type *)NULL)->field)
+#define CONFIG(field)	IN(struct config, field)
+#define BROKER(field)	IN(struct config_broker, field)
+
+/* clang-format off */
+static const struct config_key gateway_keys[] = {
+	{ "id", CONFIG_KIND_STRING, CONFIG(gateway.id), .text = "", .check = check_id },
+};
+
+static const struct config_key socket_keys[] = {
+	{ "path", CONFIG_KIND_STRING, CONFIG(socket.path), .text = "/run/mqttgw.sock",
+		.check = check_socket_path },
+	{ "mode", CONFIG_KIND_MODE, CONFIG(socket.mode), .text = "0660" },
+	{ "group", CONFIG_KIND_STRING, CONFIG(socket.group), .text = "mqttgw-clients",
+		.check = check_group },
+	{ "default_qos", CONFIG_KIND_COUNT, CONFIG(socket.default_qos), .number = 1, .most = 2 },
+	{ "max_clients", CONFIG_KIND_COUNT, CONFIG(socket.max_clients), .number = 1024,
+		.least = 1, .most = 65536 },
+	{ "max_message_bytes", CONFIG_KIND_SIZE, CONFIG(socket.max_message_bytes), .number = M,
+		.least = K, .most = 64 * M },
+	{ "max_buffered_bytes", CONFIG_KIND_SIZE, CONFIG(socket.max_buffered_bytes),
+		.number = 16 * M, .least = K, .most = G },
+};
+
+static const struct config_key queue_keys[] = {
+	{ "path", CONFIG_KIND_STRING, CONFIG(queue.path), .text = "/var/lib/mqttgw/queue.db",
+		.check = check_queue_path },
+	{ "sync", CONFIG_KIND_WORD, CONFIG(queue.sync), .text = "full", .words = &sync_words },
+};
+
+static const struct config_key broker_keys[] = {
+	{ "host", CONFIG_KIND_STRING, BROKER(host), .text = "localhost", .check = check_host },
+	{ "port", CONFIG_KIND_COUNT, BROKER(port), .number = 1883, .least = 1, .most = 65535 },
+	{ "username", CONFIG_KIND_STRING, BROKER(username), .text = "", .check = check_username },
+	{ "password", CONFIG_KIND_SECRET, BROKER(password), .text = "", .check = check_password },
+	{ "password_file", CONFIG_KIND_STRING, BROKER(password_file), .text = "",
+		.check = check_password_file },
+};
+
+static const struct config_key mqtt_keys[] = {
+	{ "version", CONFIG_KIND_WORD, CONFIG(mqtt.version), .text = "auto",
+		.words = &version_words },
+	{ "client_id", CONFIG_KIND_TEMPLATE, CONFIG(mqtt.client_id), .text = "mqttgw-%i" },
+	/* libmosquitto refuses 1 to 4. */
+	{ "keepalive", CONFIG_KIND_COUNT, CONFIG(mqtt.keepalive), .number = 60,
+		.least = 5, .most = 65535, .zero = true },
+	{ "connect_timeout", CONFIG_KIND_DURATION, CONFIG(mqtt.connect_timeout_usec), .number = 10,
+		.most = 3600, .above = true },
+	{ "inflight_max", CONFIG_KIND_COUNT, CONFIG(mqtt.inflight_max), .most = 65000 },
+	{ "inflight_bytes", CONFIG_KIND_SIZE, CONFIG(mqtt.inflight_bytes), .number = M,
+		.least = K, .most = G },
+};
+
+static const struct config_key retry_keys[] = {
+	{ "base", CONFIG_KIND_DURATION, CONFIG(retry.backoff.base_usec), .number = 1,
+		.most = DAY, .above = true },
+	{ "max", CONFIG_KIND_DURATION, CONFIG(retry.backoff.max_usec), .number = 60,
+		.most = DAY, .above = true },
+	{ "multiplier", CONFIG_KIND_FACTOR, CONFIG(retry.backoff.multiplier), .number = 2,
+		.least = 1, .most = 100 },
+	{ "jitter", CONFIG_KIND_WORD, CONFIG(retry.backoff.jitter), .text = "full",
+		.words = &jitter_words },
+	{ "stable", CONFIG_KIND_DURATION, CONFIG(retry.stable_usec), .number = 30, .most = DAY },
+};
+
+static const struct config_key log_keys[] = {
+	{ "level", CONFIG_KIND_WORD, CONFIG(log.level), .text = "info", .words = &level_words },
+};
+
+const struct config_group config_groups[] = {
+	{ "gateway", gateway_keys, ARRAY_SIZE(gateway_keys) },
+	{ "socket", socket_keys, ARRAY_SIZE(socket_keys) },
+	{ "queue", queue_keys, ARRAY_SIZE(queue_keys) },
+	{ "brokers", broker_keys, ARRAY_SIZE(broker_keys), .is_list = true },
+	{ "mqtt", mqtt_keys, ARRAY_SIZE(mqtt_keys) },
+	{ "retry", retry_keys, ARRAY_SIZE(retry_keys) },
+	{ "log", log_keys, ARRAY_SIZE(log_keys) },
+};
+/* clang-format on */
+
+const size_t config_n_groups = ARRAY_SIZE(config_groups);
