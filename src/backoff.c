@@ -83,10 +83,9 @@ static uint64_t add_saturated(uint64_t a, uint64_t b)
 	return a > UINT64_MAX - b ? UINT64_MAX : a + b;
 }
 
-uint64_t backoff_next_usec(struct backoff *b)
+/* Counts the wait `d` and lets its jitter work. */
+static uint64_t take(struct backoff *b, uint64_t d)
 {
-	uint64_t d = backoff_delay_usec(&b->params, b->waits);
-
 	if (b->waits < UINT_MAX)
 		b->waits++;
 
@@ -97,6 +96,16 @@ uint64_t backoff_next_usec(struct backoff *b)
 	case BACKOFF_JITTER_NONE: break;
 	}
 	return d;
+}
+
+uint64_t backoff_next_usec(struct backoff *b)
+{
+	return take(b, backoff_delay_usec(&b->params, b->waits));
+}
+
+uint64_t backoff_longest_usec(struct backoff *b)
+{
+	return take(b, b->params.max_usec);
 }
 
 void backoff_reset(struct backoff *b)

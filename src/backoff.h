@@ -41,5 +41,7 @@ void backoff_init(struct backoff *b, const struct backoff_params *params, backof
 uint64_t backoff_delay_usec(const struct backoff_params *params, unsigned n);
 /* Draws the next wait and counts it. */
 uint64_t backoff_next_usec(struct backoff *b);
+/* The same with d = max: for a broker that refuses us. */
+uint64_t backoff_longest_usec(struct backoff *b);
 /* The connection stayed up: the next wait starts from base again. */
 void backoff_reset(struct backoff *b);

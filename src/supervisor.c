@@ -11,9 +11,6 @@
 #include <assert.h>
 #include <errno.h>
 
-/* The classes after which trying soon again is useless or harmful wait as long as ever allowed. */
-#define LONGEST_WAIT 64
-
 static const bool legal[N_SUPERVISOR_STATES][N_SUPERVISOR_STATES] = {
 	[SUPERVISOR_DISCONNECTED] = { [SUPERVISOR_CONNECTING] = true },
 	[SUPERVISOR_CONNECTING] = { [SUPERVISOR_CONNECTED] = true,
@@ -51,6 +48,7 @@ static void set_state(struct supervisor *s, enum supervisor_state to, enum super
 	step->timer_usec = timer_usec;
 }
 
+/* Trying again soon is useless or harmful then. */
 static bool is_refusal(enum failure_class class)
 {
 	return class == FAILURE_AUTH || class == FAILURE_PROTOCOL || class == FAILURE_TAKEN_OVER;
@@ -68,14 +66,13 @@ static void fail(struct supervisor *s, enum failure_class class, enum supervisor
 	enum supervisor_state to;
 
 	if (is_refusal(class)) {
-		if (s->backoff.waits < LONGEST_WAIT)
-			s->backoff.waits = LONGEST_WAIT;
 		to = SUPERVISOR_ERROR;
+		step->wait_usec = backoff_longest_usec(&s->backoff);
 	} else {
 		to = s->state == SUPERVISOR_CONNECTED ? SUPERVISOR_DISCONNECTED
 						      : SUPERVISOR_OFFLINE;
+		step->wait_usec = backoff_next_usec(&s->backoff);
 	}
-	step->wait_usec = backoff_next_usec(&s->backoff);
 	set_state(s, to, action, now + step->wait_usec, step);
 }
 
