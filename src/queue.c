@@ -153,9 +153,9 @@ static int set_synchronous(struct queue *q, bool full)
 	return 0;
 }
 
-static int open_database(struct queue *q, const char *path)
+/* Opens the file and sees whether it is ours, before anything can change a byte of it. */
+static int open_database(struct queue *q, const char *path, int64_t *ret_version)
 {
-	int64_t version;
 	int rc, r;
 
 	rc = sqlite3_open_v2(path, &q->db,
@@ -167,11 +167,11 @@ static int open_database(struct queue *q, const char *path)
 	}
 	sqlite3_extended_result_codes(q->db, 1);
 	sqlite3_busy_timeout(q->db, OPEN_BUSY_TIMEOUT_MSEC);
-
-	/* The first read finds a file that is no database, before anything is written. */
-	r = queue_sql_integer(q->db, "PRAGMA user_version", &version);
+	sqlite3_db_config(q->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+	r = queue_sql_check(q->db, ret_version);
 	if (r < 0)
 		return r;
+	sqlite3_db_config(q->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, NULL);
 	/* auto_vacuum takes effect only before the first table. */
 	return queue_sql_exec(q->db,
 		"PRAGMA auto_vacuum = INCREMENTAL;"
@@ -280,18 +280,19 @@ static int prepare_all(struct queue *q)
 
 static int open_all(struct queue *q, const struct queue_params *params)
 {
+	int64_t version;
 	int r;
 
 	r = lock_take(q, params->path);
 	if (r < 0)
 		return r;
-	r = open_database(q, params->path);
+	r = open_database(q, params->path, &version);
 	if (r < 0)
 		return r;
 	r = set_wal(q);
 	if (r < 0)
 		return r;
-	r = queue_sql_migrate(q->db);
+	r = queue_sql_migrate(q->db, version);
 	if (r < 0)
 		return r;
 	q->synchronous_full = true;
@@ -341,7 +342,8 @@ static int close_orderly(struct queue *q)
 	r = queue_begin(q, true);
 	if (r < 0)
 		return r;
-	if (q->reserved > q->next_id - 1) {
+	/* Also upwards: ids of a failed transaction may lie beyond the block that is committed. */
+	if (q->reserved != q->next_id - 1) {
 		rc = sqlite3_bind_int64(
 			q->statements[STATEMENT_RESERVE], 1, (sqlite3_int64)(q->next_id - 1));
 		if (rc != SQLITE_OK)

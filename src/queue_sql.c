@@ -113,12 +113,13 @@ rollback:
 	return r;
 }
 
-int queue_sql_migrate(sqlite3 *db)
+int queue_sql_check(sqlite3 *db, int64_t *ret_version)
 {
 	const char *file = sqlite3_db_filename(db, "main");
-	int64_t version, tables;
+	int64_t version, tables, ours;
 	int r;
 
+	/* The first read; it finds a file that is no database. */
 	r = queue_sql_integer(db, "PRAGMA user_version", &version);
 	if (r < 0)
 		return r;
@@ -131,14 +132,27 @@ int queue_sql_migrate(sqlite3 *db)
 	r = queue_sql_integer(db, "SELECT count(*) FROM sqlite_schema", &tables);
 	if (r < 0)
 		return r;
-	if (version < 0 || (version == 0 && tables > 0)) {
+	r = queue_sql_integer(db,
+		"SELECT count(*) FROM sqlite_schema "
+		"WHERE type = 'table' AND name IN ('queue', 'dead_letters', 'meta')",
+		&ours);
+	if (r < 0)
+		return r;
+	if (version < 0 || (version == 0 && tables > 0) || (version > 0 && ours != 3)) {
 		log_error("%s: is an SQLite database of another program (user_version %lld); name "
 			  "another queue.path. Nothing was changed.",
 			file, (long long)version);
 		return -EUCLEAN;
 	}
+	*ret_version = version;
+	return 0;
+}
+
+int queue_sql_migrate(sqlite3 *db, int64_t version)
+{
 	for (; version < QUEUE_SCHEMA_VERSION; version++) {
-		r = migrate_step(db, version);
+		int r = migrate_step(db, version);
+
 		if (r < 0)
 			return r;
 	}

@@ -29,7 +29,11 @@ int queue_sql_exec(sqlite3 *db, const char *sql, const char *what) _must_check_;
 int queue_sql_integer(sqlite3 *db, const char *sql, int64_t *ret) _must_check_;
 
 /*
- * Brings the schema to QUEUE_SCHEMA_VERSION, one transaction a step. -EPROTONOSUPPORT for a
- * database of a newer program, -EUCLEAN for one that is not ours; both logged, nothing changed.
+ * Looks whether the database is empty or ours, and of which schema version; reads only. 0 and
+ * *ret_version; -EPROTONOSUPPORT for one of a newer program, -EUCLEAN for one that is not ours,
+ * both logged; -errno.
  */
-int queue_sql_migrate(sqlite3 *db) _must_check_;
+int queue_sql_check(sqlite3 *db, int64_t *ret_version) _must_check_;
+
+/* Brings the schema from `version` to QUEUE_SCHEMA_VERSION, one transaction a step. 0 or -errno. */
+int queue_sql_migrate(sqlite3 *db, int64_t version) _must_check_;
