@@ -73,7 +73,7 @@ struct drain {
 	/* The entry being published, for an acknowledgement that comes inside the call. */
 	struct entry *publishing;
 	int publishing_mid;
-	bool publishing_taken;
+	enum { ANSWER_NONE, ANSWER_TAKEN, ANSWER_REFUSED } publishing_answer;
 
 	unsigned pumped; /* rows looked at by this call of drain_pump() */
 	bool stopped; /* no further row may go now */
@@ -141,7 +141,7 @@ uint64_t drain_published(struct drain *d, uint16_t mid, bool taken)
 
 	if (d->publishing && d->publishing_mid == mid) {
 		/* QoS 0, written inside the call that publishes it. */
-		d->publishing_taken = true;
+		d->publishing_answer = taken ? ANSWER_TAKEN : ANSWER_REFUSED;
 		return d->publishing->id;
 	}
 	if (position - d->head >= d->tail - d->head || e->state != ENTRY_SENT || e->mid != mid)
@@ -254,16 +254,20 @@ static int send_row(struct drain *d, const struct message *m, struct entry *e, u
 		.id = m->id, .size = message_size(m), .qos = m->qos, .state = ENTRY_SENT
 	};
 	d->publishing = e;
-	d->publishing_taken = false;
+	d->publishing_mid = 0; /* never one: an answer to an older row may come first */
+	d->publishing_answer = ANSWER_NONE;
 	r = d->publish(d->userdata, m, &d->publishing_mid);
 	d->publishing = NULL;
 	if (r < 0)
 		return r;
 	e->mid = (uint16_t)d->publishing_mid;
 	d->by_mid[e->mid] = position;
-	if (d->publishing_taken) {
+	if (d->publishing_answer == ANSWER_TAKEN) {
 		e->state = ENTRY_ACKED;
 		note_acked(d, position);
+	} else if (d->publishing_answer == ANSWER_REFUSED) {
+		e->state = ENTRY_LOST;
+		d->rewind = true;
 	} else {
 		window_add(&d->window, e->size);
 		if (e->qos > 0)
@@ -337,6 +341,15 @@ static int skip_gap(struct drain *d, uint64_t upto)
 	return 0;
 }
 
+/* The id up to which nobody else may touch a row: ahead of the cursor, and all that was sent. */
+static uint64_t claim_mark(struct drain *d)
+{
+	uint64_t ahead = d->cursor + CLAIM_AHEAD;
+	uint64_t sent = d->tail != d->head ? at(d, d->tail - 1)->id : 0;
+
+	return sent > ahead ? sent : ahead;
+}
+
 static bool may_send(const struct drain *d)
 {
 	if (d->replaying && d->window.messages > 0)
@@ -362,7 +375,7 @@ int drain_pump(struct drain *d)
 	while (!d->stopped && d->pumped < PUMP_ROWS && may_send(d)) {
 		uint64_t upto = d->cursor + CLAIM_AHEAD;
 
-		d->committed = mailbox_claim(d->mailbox, upto);
+		d->committed = mailbox_claim(d->mailbox, claim_mark(d));
 		if (d->cursor >= d->committed)
 			break;
 		upto = u64_min(upto, d->committed);
