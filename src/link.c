@@ -61,17 +61,17 @@ static void on_session(void *userdata, bool present)
 static void on_connected(void *userdata, unsigned receive_maximum)
 {
 	struct link *l = userdata;
-	struct failure f;
 
 	l->v5_settled = true;
-	l->step = STEP_NONE;
 	if (l->must_purge) {
-		failure_set(&f, FAILURE_HEARTBEAT,
-			"broker lost the session with %u messages in flight; they are sent again",
-			l->callbacks.inflight(l->userdata));
-		l->callbacks.failed(l->userdata, &f);
+		log_notice("%s: broker has no session any more, with %u messages in flight; they "
+			   "are sent again",
+			l->name, l->callbacks.inflight(l->userdata));
+		l->callbacks.step_done(l->userdata);
+		connect_next(l);
 		return;
 	}
+	l->step = STEP_NONE;
 	l->callbacks.connected(l->userdata, receive_maximum);
 }
 

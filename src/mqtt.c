@@ -96,6 +96,8 @@ static void on_disconnect(
 		return;
 	m->over = true;
 	m->over_code = code;
+	if (code == MOSQ_ERR_ERRNO && m->socket_error == 0)
+		m->socket_error = errno;
 }
 
 static void on_publish(struct mosquitto *mosq, void *userdata, int mid, int reason,
