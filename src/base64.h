@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Base64 as RFC 4648, section 4: the standard alphabet, padding required, no line breaks, unused
+ * bits zero. Pure.
+ */
+#pragma once
+
+#include "util.h"
+
+/* Bytes that decoding `len` characters needs at most. */
+static inline size_t base64_decoded_max(size_t len)
+{
+	return len / 4 * 3;
+}
+
+/*
+ * Decodes `len` characters into `out` (room for base64_decoded_max(len)). 0, or -EINVAL when the
+ * text is not base64; `*ret_len` is untouched then.
+ */
+int base64_decode(const char *s, size_t len, void *out, size_t *ret_len) _must_check_;
