@@ -186,8 +186,6 @@ static int commit_appended(struct gateway *g)
 	int r = g->append_error;
 
 	g->append_error = 0;
-	if (r == 0 && !queue_in_transaction(g->queue))
-		return 0; /* every line was one that cannot be stored */
 	if (r == 0)
 		r = add_uplink_work(g);
 	if (r == 0)

@@ -184,12 +184,13 @@ static void handle_line(struct ingest *i, struct client *c, const char *line, si
 		add_reply(i, c, &frame, error, frame.error_text, 0);
 		return;
 	}
+	/* Counts whatever comes of it: `commit` ends what the first `append` began. */
+	i->appended++;
 	r = i->callbacks.append(i->userdata, &frame.message, &seq);
 	if (r == -EMSGSIZE || r == -EINVAL) {
 		add_reply(i, c, &frame, FRAME_STORAGE, storage_text(r), 0);
 		return;
 	}
-	i->appended++;
 	if (r < 0)
 		i->failed = r;
 	add_reply(i, c, &frame, FRAME_OK, NULL, seq);
@@ -224,7 +225,8 @@ static bool serve(struct ingest *i, struct client *c)
 	if (c->readable && !c->eof && !c->more)
 		more_to_read = client_read(c);
 	i->bytes += buffer_len(&c->in) - before;
-	while (!turn_is_full(i) && client_line(c, &line, &len)) {
+	/* In this order: a full turn must still find out that lines are left. */
+	while (client_line(c, &line, &len) && !turn_is_full(i)) {
 		if (is_too_large(i, line, len)) {
 			refuse_too_large(i, c);
 			return false;

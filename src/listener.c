@@ -56,7 +56,12 @@ static int take_passed(struct listener *l)
 static int remove_stale(const struct sockaddr_un *address)
 {
 	_cleanup_(closep) int fd = -1;
+	struct stat st;
 
+	if (lstat(address->sun_path, &st) < 0)
+		return errno == ENOENT ? 0 : -errno;
+	if (!S_ISSOCK(st.st_mode))
+		return -EEXIST;
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return -errno;
@@ -133,7 +138,9 @@ int listener_open(struct listener *l, const char *path, mode_t mode, const char 
 	r = make(l, path, mode, group);
 	if (r < 0) {
 		log_error("%s: cannot listen: %s", path,
-			r == -EADDRINUSE ? "another program listens there" : strerrordesc_np(-r));
+			r == -EADDRINUSE       ? "another program listens there"
+				: r == -EEXIST ? "something that is not a socket has this name"
+					       : strerrordesc_np(-r));
 		listener_close(l);
 	}
 	return r;

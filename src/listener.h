@@ -16,7 +16,8 @@ struct listener {
 /*
  * Takes the Unix stream socket that systemd passed; without one, makes a socket at `path` with
  * `mode` and `group` ("" = leave the group alone). A socket file nobody listens on any more is
- * replaced. 0, or -errno, logged. -EADDRINUSE: another program listens there.
+ * replaced. 0, or -errno, logged. -EADDRINUSE: another program listens there; -EEXIST:
+ * the name belongs to something that is not a socket.
  */
 int listener_open(
 	struct listener *l, const char *path, mode_t mode, const char *group) _must_check_;
