@@ -11,49 +11,24 @@
 #include <sys/un.h>
 
 #include "log.h"
+#include "utf8.h"
 
 #define MAX_QUEUE_PATH	480 /* SQLite takes 512, with the names of its other files */
 #define MAX_SOCKET_PATH (sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1)
 
 /* --- what strings may be ------------------------------------------------------------------- */
 
-/* The length of the UTF-8 character at s, its code point in *c. 0: ill-formed. */
-static size_t utf8_next(const unsigned char *s, uint32_t *c)
-{
-	static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
-	size_t n;
-
-	if (s[0] < 0x80) {
-		*c = s[0];
-		return 1;
-	}
-	n = s[0] < 0xC0 ? 0 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3 : s[0] < 0xF8 ? 4 : 0;
-	if (n == 0)
-		return 0;
-	*c = s[0] & (0x7FU >> n);
-	for (size_t i = 1; i < n; i++) {
-		if ((s[i] & 0xC0) != 0x80)
-			return 0;
-		*c = *c << 6 | (s[i] & 0x3FU);
-	}
-	if (*c < least[n] || *c > 0x10FFFF || (*c >= 0xD800 && *c <= 0xDFFF))
-		return 0;
-	return n;
-}
-
 bool config_is_mqtt_string(const char *s)
 {
 	const unsigned char *p = (const unsigned char *)s;
-	uint32_t c = 0;
-	size_t n;
+	size_t len = strlen(s), n;
+	uint32_t code = 0;
 
-	if (strlen(s) > UINT16_MAX)
+	if (len > UINT16_MAX)
 		return false;
-	for (; *p; p += n) {
-		n = utf8_next(p, &c);
-		if (n == 0 || c < 0x20 || (c >= 0x7F && c < 0xA0))
-			return false;
-		if ((c >= 0xFDD0 && c <= 0xFDEF) || (c & 0xFFFE) == 0xFFFE)
+	for (size_t i = 0; i < len; i += n) {
+		n = utf8_read(p + i, len - i, &code);
+		if (n == 0 || utf8_is_control(code) || utf8_is_noncharacter(code))
 			return false;
 	}
 	return true;
