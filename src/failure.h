@@ -29,7 +29,7 @@ const char *failure_class_to_string(enum failure_class class);
 enum failure_class failure_of_connack(bool v5, unsigned code);
 /* The reason code of a broker's DISCONNECT (MQTT 5, table 3-10). */
 enum failure_class failure_of_disconnect(unsigned reason);
-/* The reason code of a PUBACK, PUBREC or PUBCOMP; FAILURE_NONE below 0x80. */
+/* The reason code of a PUBACK, PUBREC or PUBCOMP; FAILURE_NONE when the broker has the message. */
 enum failure_class failure_of_publish(unsigned reason);
 
 /* Fills *f; `format` is printf's. */
