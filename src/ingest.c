@@ -235,9 +235,13 @@ static bool serve(struct ingest *i, struct client *c)
 			handle_line(i, c, line, len);
 		client_consume(c, len);
 	}
-	/* A line that has no end yet, and is too long already. */
-	if (!c->more && !turn_is_full(i) && buffer_len(&c->in) > i->params.max_message_bytes + 1)
-		refuse_too_large(i, c);
+	/* A line that has no end yet, and is too long already. A full turn leaves it to the next. */
+	if (!c->more && buffer_len(&c->in) > i->params.max_message_bytes + 1) {
+		if (turn_is_full(i))
+			c->more = true;
+		else
+			refuse_too_large(i, c);
+	}
 	return more_to_read && !c->last;
 }
 
