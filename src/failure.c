@@ -71,8 +71,8 @@ enum failure_class failure_of_disconnect(unsigned reason)
 
 enum failure_class failure_of_publish(unsigned reason)
 {
-	/* A PUBCOMP may say "packet identifier not found" when the one before it was lost on the way:
-	 * the exchange had ended (MQTT 5, table 3-12: no error during recovery). */
+	/* A PUBCOMP may say "packet identifier not found" when the one before it was lost on the
+	 * way: the exchange had ended (MQTT 5, table 3-12: no error during recovery). */
 	if (reason < 0x80 || reason == 0x92)
 		return FAILURE_NONE;
 	return of_reason(reason, FAILURE_PROTOCOL);

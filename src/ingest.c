@@ -235,7 +235,8 @@ static bool serve(struct ingest *i, struct client *c)
 			handle_line(i, c, line, len);
 		client_consume(c, len);
 	}
-	/* A line that has no end yet, and is too long already. A full turn leaves it to the next. */
+	/* A line that has no end yet, and is too long already. A full turn leaves it to the next.
+	 */
 	if (!c->more && buffer_len(&c->in) > i->params.max_message_bytes + 1) {
 		if (turn_is_full(i))
 			c->more = true;
