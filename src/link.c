@@ -48,14 +48,16 @@ static void connect_next(struct link *l);
 
 /*
  * Without a session the broker has forgotten exchanges that the library goes on with: a QoS 2
- * message between PUBREC and PUBREL would be lost. What it answers from here on does not count.
+ * message between PUBREC and PUBREL would be lost, the others would come out of order and, sent
+ * again after the purge, twice. So nothing more may leave, and no answer counts.
  */
-static void on_session(void *userdata, bool present)
+static bool on_session(void *userdata, bool present)
 {
 	struct link *l = userdata;
 
 	if (!present && l->callbacks.inflight(l->userdata) > 0)
 		l->must_purge = true;
+	return !l->must_purge;
 }
 
 static void on_connected(void *userdata, unsigned receive_maximum)

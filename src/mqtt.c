@@ -72,7 +72,6 @@ static void on_connect(struct mosquitto *mosq, void *userdata, int code, int fla
 	struct mqtt *m = userdata;
 	uint16_t value;
 
-	(void)mosq;
 	m->connack_seen = true;
 	m->connack_code = code;
 	m->receive_maximum = RECEIVE_MAXIMUM_NONE;
@@ -81,8 +80,8 @@ static void on_connect(struct mosquitto *mosq, void *userdata, int code, int fla
 		m->receive_maximum = value;
 	if (mosquitto_property_read_int16(properties, MQTT_PROP_SERVER_KEEP_ALIVE, &value, false))
 		m->broker_keepalive = value;
-	if (code == 0 && m->callbacks.session)
-		m->callbacks.session(m->userdata, flags & 1);
+	if (code == 0 && m->callbacks.session && !m->callbacks.session(m->userdata, flags & 1))
+		shutdown(mosquitto_socket(mosq), SHUT_RDWR);
 }
 
 static void on_disconnect(

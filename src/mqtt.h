@@ -43,9 +43,10 @@ struct mqtt_failure {
 };
 
 struct mqtt_callbacks {
-	/* A CONNACK accepts the connection. The library sends again what was in flight right after
-	 * this call, and acknowledgements of that may come before `connected`. May be NULL. */
-	void (*session)(void *userdata, bool present);
+	/* A CONNACK accepts the connection. The library sends again what was in flight right after this
+	 * call, and acknowledgements of that may come before `connected`; false keeps it from sending
+	 * anything more on this connection. May be NULL. */
+	bool (*session)(void *userdata, bool present);
 	/* The connection stands. `receive_maximum`: 65,535 when the broker names none. */
 	void (*connected)(void *userdata, unsigned receive_maximum);
 	/* The attempt or the connection is over; the object may connect again. */
