@@ -43,9 +43,9 @@ struct mqtt_failure {
 };
 
 struct mqtt_callbacks {
-	/* A CONNACK accepts the connection. The library sends again what was in flight right after this
-	 * call, and acknowledgements of that may come before `connected`; false keeps it from sending
-	 * anything more on this connection. May be NULL. */
+	/* A CONNACK accepts the connection. The library sends again what was in flight right after
+	 * this call, and acknowledgements of that may come before `connected`; false keeps it from
+	 * sending anything more on this connection. May be NULL. */
 	bool (*session)(void *userdata, bool present);
 	/* The connection stands. `receive_maximum`: 65,535 when the broker names none. */
 	void (*connected)(void *userdata, unsigned receive_maximum);
