@@ -489,6 +489,11 @@ static int setup(struct ingest *i)
 	r = sd_event_add_defer(i->event, &i->again, on_again, i);
 	if (r < 0)
 		return r;
+	/* sd-event never lets go of a defer source that stays enabled: at the same priority it
+	 * would come before signals, the mailbox and new clients for ever. */
+	r = sd_event_source_set_priority(i->again, SD_EVENT_PRIORITY_NORMAL + 10);
+	if (r < 0)
+		return r;
 	return sd_event_source_set_enabled(i->again, SD_EVENT_OFF);
 }
 

@@ -476,6 +476,10 @@ static int setup_loop(struct uplink *u)
 	r = add_defer(u, &u->pump, on_pump);
 	if (r < 0)
 		return r;
+	/* Behind mail and acknowledgements: see the same in ingest.c. */
+	r = sd_event_source_set_priority(u->pump, SD_EVENT_PRIORITY_NORMAL + 10);
+	if (r < 0)
+		return r;
 	return add_defer(u, &u->conclude, on_conclude);
 }
 
