@@ -626,16 +626,22 @@ Suite *check_frame_json(void)
 	tcase_add_loop_test(t, test_bad, 0, ARRAY_SIZE(bad));
 	tcase_add_test(t, test_lines_leave_no_trace);
 	tcase_add_test(t, test_truncated_lines);
-	tcase_add_loop_test(t, test_changed_lines, 0, ARRAY_SIZE(good));
 	tcase_add_test(t, test_default_qos);
 	tcase_add_test(t, test_blank);
 	tcase_add_test(t, test_error_words);
 	tcase_add_test(t, test_reply_queued);
 	tcase_add_test(t, test_reply_error);
 	tcase_add_test(t, test_reply_lengths);
-	tcase_add_loop_test(t, test_hostile_lines, 0, ARRAY_SIZE(hostile));
 	tcase_add_test(t, test_nesting);
 	tcase_add_test(t, test_free_takes_null);
+	suite_add_tcase(s, t);
+
+	t = tcase_create("hostile");
+	tcase_set_tags(t, "long");
+	tcase_add_checked_fixture(t, setup, teardown);
+	tcase_set_timeout(t, 60);
+	tcase_add_loop_test(t, test_changed_lines, 0, ARRAY_SIZE(good));
+	tcase_add_loop_test(t, test_hostile_lines, 0, ARRAY_SIZE(hostile));
 	suite_add_tcase(s, t);
 	return s;
 }

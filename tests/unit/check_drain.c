@@ -1,0 +1,1324 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Tests of the drain, between a real queue with its mailbox and a broker that is only played: what
+ * goes out in which order and how much at a time, what is sent again after a loss and what is not.
+ * At the end a model of all that at once, under thousands of random events.
+ */
+#include <errno.h>
+#include <sqlite3.h>
+#include <stdio.h>
+
+#include "drain.h"
+#include "log.h"
+#include "queue.h"
+#include "scratch.h"
+#include "suites.h"
+
+#define MAX_ROWS 70000
+
+static struct scratch scratch;
+static struct queue *q;
+static struct queue_reader *reader;
+static struct mailbox *mailbox;
+static struct drain *d;
+
+/* --- the broker that is played --------------------------------------------------------------- */
+
+static struct {
+	uint64_t sent[MAX_ROWS]; /* ids in order */
+	size_t n_sent;
+	uint64_t highest; /* id */
+	uint16_t next_mid;
+	uint64_t by_mid[UINT16_MAX + 1]; /* the row that is in flight with it, or 0 */
+	uint16_t mid_of[MAX_ROWS]; /* of a row's last sending */
+	uint8_t qos_of[MAX_ROWS];
+	size_t size_of[MAX_ROWS];
+	unsigned wraps;
+
+	bool acks_qos0_inside;
+	uint64_t fails_at; /* this row, with ... */
+	int fails_with;
+	uint64_t breaks_at; /* taken, with the connection breaking */
+	uint64_t refuses_inside;
+	uint16_t answers_before; /* a mid that is acknowledged before the next one is given */
+	void (*on_send)(const struct message *m); /* the model's checks */
+} broker;
+
+static uint16_t give_mid(void)
+{
+	if (broker.next_mid++ == UINT16_MAX) {
+		broker.next_mid = 1;
+		broker.wraps++;
+	}
+	return broker.next_mid;
+}
+
+static int publish(void *userdata, const struct message *m, int *ret_mid)
+{
+	uint16_t mid;
+
+	ck_assert_ptr_eq(userdata, &broker);
+	/* Nobody else may touch this one, nor one that was sent before. */
+	if (m->id > broker.highest)
+		broker.highest = m->id;
+	ck_assert_uint_ge(mailbox_claimed(mailbox), broker.highest);
+	ck_assert_uint_le(m->id, mailbox_committed(mailbox));
+	if (broker.on_send)
+		broker.on_send(m);
+	if (m->id == broker.fails_at)
+		return broker.fails_with;
+	if (broker.answers_before) {
+		uint64_t row = broker.by_mid[broker.answers_before];
+
+		broker.by_mid[broker.answers_before] = 0;
+		ck_assert_uint_eq(drain_published(d, broker.answers_before, true), row);
+		broker.answers_before = 0;
+	}
+	mid = give_mid();
+	ck_assert_msg(broker.by_mid[mid] == 0, "mid %u is in use", mid);
+	*ret_mid = mid;
+	ck_assert_uint_lt(m->id, MAX_ROWS);
+	ck_assert_uint_lt(broker.n_sent, MAX_ROWS);
+	broker.sent[broker.n_sent++] = m->id;
+	broker.mid_of[m->id] = mid;
+	broker.qos_of[m->id] = m->qos;
+	broker.size_of[m->id] = message_size(m);
+	if (m->id == broker.refuses_inside) {
+		broker.refuses_inside = 0;
+		ck_assert_uint_eq(drain_published(d, mid, false), m->id);
+		return 0;
+	}
+	if (m->qos == 0 && broker.acks_qos0_inside) {
+		ck_assert_uint_eq(drain_published(d, mid, true), m->id);
+		return 0;
+	}
+	broker.by_mid[mid] = m->id;
+	return m->id == broker.breaks_at;
+}
+
+/* The broker answers for a row. */
+static void answer(uint64_t id, bool taken)
+{
+	uint16_t mid = broker.mid_of[id];
+
+	ck_assert_uint_eq(broker.by_mid[mid], id);
+	broker.by_mid[mid] = 0;
+	ck_assert_uint_eq(drain_published(d, mid, taken), id);
+}
+
+static void take(uint64_t id)
+{
+	answer(id, true);
+}
+
+/* What the library forgets with the connection, or with the session. */
+static void forget(bool session)
+{
+	for (unsigned mid = 1; mid <= UINT16_MAX; mid++) {
+		uint64_t id = broker.by_mid[mid];
+
+		if (id && (session || broker.qos_of[id] == 0))
+			broker.by_mid[mid] = 0;
+	}
+}
+
+static void lose_connection(void)
+{
+	forget(false);
+	drain_connection_lost(d);
+}
+
+static void lose_session(void)
+{
+	forget(true);
+	drain_connection_lost(d);
+	drain_session_lost(d);
+}
+
+/* Checks what was sent since the last time, as "1 2 3". */
+static void expect_sent(const char *expected)
+{
+	static char text[1000];
+	size_t len = 0;
+
+	text[0] = '\0';
+	for (size_t i = 0; i < broker.n_sent && len < sizeof(text); i++)
+		len += (size_t)snprintf(text + len, sizeof(text) - len, "%s%llu", i ? " " : "",
+			(unsigned long long)broker.sent[i]);
+	ck_assert_str_eq(text, expected);
+	broker.n_sent = 0;
+}
+
+/* --- the gateway's side ---------------------------------------------------------------------- */
+
+static uint64_t acked[MAILBOX_SPAN]; /* told by the drain, not yet removed */
+static size_t n_acked;
+static char payload[100000];
+
+static void append(unsigned n, uint8_t qos, size_t size)
+{
+	const struct message m = {
+		.topic = "t",
+		.topic_len = 1,
+		.payload = payload,
+		.payload_len = size - 1,
+		.qos = qos,
+	};
+	uint64_t id;
+
+	ck_assert_int_eq(queue_begin(q, true), 0);
+	for (unsigned i = 0; i < n; i++)
+		ck_assert_int_eq(queue_append(q, &m, &id), 0);
+	ck_assert_int_eq(queue_commit(q), 0);
+	mailbox_post_committed(mailbox, queue_last_id(q));
+}
+
+static void remove_rows(uint64_t *ids, size_t n)
+{
+	ck_assert_int_eq(queue_begin(q, false), 0);
+	ck_assert_int_eq(queue_remove(q, ids, n), 0);
+	ck_assert_int_eq(queue_commit(q), 0);
+}
+
+static void remove_from(uint64_t first, uint64_t last)
+{
+	uint64_t *ids = calloc(last - first + 1, sizeof(*ids));
+
+	for (uint64_t id = first; id <= last; id++)
+		ids[id - first] = id;
+	remove_rows(ids, last - first + 1);
+	free(ids);
+}
+
+static void take_acked(void)
+{
+	n_acked += mailbox_take_acked(mailbox, acked + n_acked, n_acked);
+}
+
+/* Checks what the gateway has been told and not yet removed. */
+static void expect_acked(const char *expected)
+{
+	static char text[1000];
+	size_t len = 0;
+
+	take_acked();
+	text[0] = '\0';
+	for (size_t i = 0; i < n_acked; i++)
+		len += (size_t)snprintf(text + len, sizeof(text) - len, "%s%llu", i ? " " : "",
+			(unsigned long long)acked[i]);
+	ck_assert_str_eq(text, expected);
+}
+
+/* Removes the first `n` of them, and says so. */
+static void confirm(size_t n)
+{
+	uint64_t copy[MAILBOX_SPAN];
+
+	ck_assert_uint_le(n, n_acked);
+	memcpy(copy, acked, n * sizeof(*copy));
+	remove_rows(copy, n);
+	memmove(acked, acked + n, (n_acked - n) * sizeof(*acked));
+	n_acked -= n;
+	mailbox_post_removed(mailbox, n);
+}
+
+static void confirm_all(void)
+{
+	take_acked();
+	confirm(n_acked);
+}
+
+/* Until there is nothing more to do. */
+static void pump(void)
+{
+	int r;
+
+	do {
+		r = drain_pump(d);
+		ck_assert_int_ge(r, 0);
+	} while (r > 0);
+}
+
+static void start(unsigned inflight_max, size_t inflight_bytes)
+{
+	char path[300];
+
+	snprintf(path, sizeof(path), "%s", scratch_path(&scratch, "queue.db"));
+	ck_assert_int_eq(queue_reader_new(&reader, path), 0);
+	ck_assert_int_eq(
+		drain_new(&d, reader, mailbox, inflight_max, inflight_bytes, publish, &broker), 0);
+	mailbox_post_committed(mailbox, queue_last_id(q));
+	drain_connected(d, 0);
+}
+
+static void setup(void)
+{
+	struct queue_params params;
+
+	log_set_level(LOG_EMERG);
+	scratch_make(&scratch);
+	params = (struct queue_params){ .path = scratch_path(&scratch, "queue.db") };
+	ck_assert_int_eq(queue_new(&q, &params), 0);
+	ck_assert_int_eq(mailbox_new(&mailbox), 0);
+	memset(&broker, 0, sizeof(broker));
+	n_acked = 0;
+}
+
+static void teardown(void)
+{
+	d = drain_free(d);
+	ck_assert_ptr_null(d);
+	reader = queue_reader_free(reader);
+	mailbox = mailbox_free(mailbox);
+	q = queue_free(q, true);
+	scratch_remove(&scratch);
+	log_set_level(LOG_INFO);
+}
+
+/* Everything there is goes out, is taken and removed. */
+static void finish(void)
+{
+	for (int rounds = 0; queue_messages(q) > 0; rounds++) {
+		ck_assert_int_lt(rounds, 100000);
+		pump();
+		for (unsigned mid = 1; mid <= UINT16_MAX; mid++) {
+			if (broker.by_mid[mid])
+				take(broker.by_mid[mid]);
+		}
+		drain_flush(d);
+		confirm_all();
+	}
+	drain_flush(d);
+	ck_assert_uint_eq(drain_inflight(d), 0);
+	ck_assert_uint_eq(drain_inflight_session(d), 0);
+}
+
+/* --- the straight way ------------------------------------------------------------------------ */
+
+START_TEST(test_free_takes_null)
+{
+	ck_assert_ptr_null(drain_free(NULL));
+}
+END_TEST
+
+START_TEST(test_nothing_to_do)
+{
+	start(10, 1000);
+	ck_assert_int_eq(drain_pump(d), 0);
+	drain_flush(d);
+	ck_assert_uint_eq(drain_inflight(d), 0);
+	expect_sent("");
+	expect_acked("");
+}
+END_TEST
+
+START_TEST(test_in_order)
+{
+	append(3, 1, 10);
+	append(1, 0, 10);
+	append(2, 2, 10);
+	start(10, 1000);
+	pump();
+	expect_sent("1 2 3 4 5 6");
+	ck_assert_uint_eq(drain_inflight(d), 6);
+	ck_assert_uint_eq(drain_inflight_session(d), 5);
+	pump();
+	expect_sent("");
+	/* Answers come in any order, and the gateway hears of them in that one. */
+	take(4);
+	take(2);
+	take(6);
+	ck_assert_uint_eq(drain_inflight(d), 3);
+	ck_assert_uint_eq(drain_inflight_session(d), 3);
+	drain_flush(d);
+	expect_acked("4 2 6");
+	append(1, 1, 10);
+	pump();
+	expect_sent("7");
+	take(1);
+	pump();
+	expect_acked("4 2 6 1");
+	confirm(2);
+	pump();
+	finish();
+}
+END_TEST
+
+/* Only what the gateway said is committed. */
+START_TEST(test_not_beyond_what_is_committed)
+{
+	start(10, 1000);
+	append(5, 1, 10);
+	mailbox_post_committed(mailbox, 3);
+	pump();
+	expect_sent("1 2 3");
+	mailbox_post_committed(mailbox, 5);
+	pump();
+	expect_sent("4 5");
+}
+END_TEST
+
+START_TEST(test_window_of_messages)
+{
+	append(10, 1, 10);
+	start(4, 1000);
+	pump();
+	expect_sent("1 2 3 4");
+	take(3);
+	pump();
+	expect_sent("5");
+	take(5);
+	take(1);
+	take(2);
+	pump();
+	expect_sent("6 7 8");
+	ck_assert_uint_eq(drain_inflight(d), 4);
+}
+END_TEST
+
+START_TEST(test_window_of_the_broker)
+{
+	append(10, 1, 10);
+	start(4, 1000);
+	drain_connected(d, 2);
+	pump();
+	expect_sent("1 2");
+	take(1);
+	take(2);
+	drain_connected(d, 65535);
+	pump();
+	expect_sent("3 4 5 6");
+}
+END_TEST
+
+START_TEST(test_window_of_bytes)
+{
+	append(3, 1, 40);
+	append(1, 1, 20);
+	append(2, 1, 1);
+	start(100, 100);
+	pump();
+	expect_sent("1 2"); /* 3 does not fit; 4 would, and waits behind it */
+	take(1);
+	pump();
+	expect_sent("3 4");
+	pump();
+	expect_sent("");
+	take(4);
+	pump();
+	expect_sent("5 6");
+}
+END_TEST
+
+START_TEST(test_one_too_large_goes_alone)
+{
+	append(1, 1, 10);
+	append(1, 1, 5000);
+	append(2, 1, 10);
+	start(100, 100);
+	pump();
+	expect_sent("1");
+	take(1);
+	pump();
+	expect_sent("2");
+	pump();
+	expect_sent("");
+	take(2);
+	pump();
+	expect_sent("3 4");
+}
+END_TEST
+
+/* One call does not keep the loop from its other work. */
+START_TEST(test_pump_is_bounded)
+{
+	size_t calls = 0, most = 0;
+	int r;
+
+	append(3000, 1, 10);
+	start(5000, 1 << 20);
+	do {
+		size_t before = broker.n_sent;
+
+		r = drain_pump(d);
+		calls++;
+		if (broker.n_sent - before > most)
+			most = broker.n_sent - before;
+	} while (r > 0);
+	ck_assert_int_eq(r, 0);
+	ck_assert_uint_eq(broker.n_sent, 3000);
+	ck_assert_uint_gt(calls, 2);
+	ck_assert_uint_lt(most, 3000);
+}
+END_TEST
+
+START_TEST(test_qos0_acknowledged_inside)
+{
+	broker.acks_qos0_inside = true;
+	append(2, 0, 10);
+	append(1, 1, 10);
+	append(3, 0, 10);
+	start(1, 10);
+	pump();
+	expect_sent("1 2 3");
+	expect_acked("1 2");
+	ck_assert_uint_eq(drain_inflight(d), 1);
+	take(3);
+	pump();
+	expect_sent("4 5 6");
+	expect_acked("1 2 3 4 5 6");
+	ck_assert_uint_eq(drain_inflight(d), 0);
+	lose_session();
+	drain_connected(d, 0);
+	pump();
+	expect_sent("");
+	finish();
+}
+END_TEST
+
+/* The library may get rid of an older message inside the call that hands it a new one. */
+START_TEST(test_older_one_acknowledged_inside)
+{
+	append(2, 0, 10);
+	start(10, 1000);
+	mailbox_post_committed(mailbox, 1);
+	pump();
+	mailbox_post_committed(mailbox, 2);
+	broker.answers_before = broker.mid_of[1];
+	pump();
+	expect_sent("1 2");
+	expect_acked("1");
+	ck_assert_uint_eq(drain_inflight(d), 1);
+	take(2);
+	drain_flush(d);
+	expect_acked("1 2");
+}
+END_TEST
+
+START_TEST(test_unknown_and_repeated_mids)
+{
+	uint16_t mid;
+
+	append(2, 1, 10);
+	start(10, 1000);
+	ck_assert_uint_eq(drain_published(d, 0, true), 0);
+	ck_assert_uint_eq(drain_published(d, 1, true), 0);
+	ck_assert_uint_eq(drain_published(d, 65535, false), 0);
+	pump();
+	mid = broker.mid_of[1];
+	ck_assert_uint_eq(drain_published(d, 0, true), 0);
+	ck_assert_uint_eq(drain_published(d, 777, true), 0);
+	take(1);
+	ck_assert_uint_eq(drain_published(d, mid, true), 0);
+	ck_assert_uint_eq(drain_published(d, mid, false), 0);
+	drain_flush(d);
+	expect_acked("1");
+	confirm_all();
+	drain_flush(d);
+	ck_assert_uint_eq(drain_published(d, mid, true), 0);
+	ck_assert_uint_eq(drain_inflight(d), 1);
+}
+END_TEST
+
+/* What was answered is told to the gateway whether or not there is a connection. */
+START_TEST(test_flush_without_connection)
+{
+	append(3, 1, 10);
+	start(10, 1000);
+	pump();
+	take(2);
+	lose_connection();
+	drain_flush(d);
+	expect_acked("2");
+	confirm_all();
+	drain_flush(d);
+	drain_connected(d, 0);
+	take(1);
+	drain_flush(d);
+	expect_acked("1");
+}
+END_TEST
+
+/* --- gaps and bounds ------------------------------------------------------------------------- */
+
+static const struct {
+	unsigned rows;
+	uint64_t first, last; /* of what is not there */
+	const char *sent;
+} gaps[] = {
+	{ 5000, 2, 4999, "1 5000" },
+	{ 5000, 1, 4999, "5000" },
+	{ 5000, 2, 5000, "1" },
+	{ 5000, 1, 5000, "" },
+	{ 1030, 2, 1025, "1 1026 1027 1028 1029 1030" },
+	{ 1026, 2, 1024, "1 1025 1026" },
+	{ 2050, 3, 2048, "1 2 2049 2050" },
+};
+
+START_TEST(test_gaps)
+{
+	append(gaps[_i].rows, 1, 10);
+	remove_from(gaps[_i].first, gaps[_i].last);
+	start(10, 1000);
+	pump();
+	expect_sent(gaps[_i].sent);
+	/* What comes then is seen as well, and the way back leads over the gap, too. */
+	lose_session();
+	drain_connected(d, 0);
+	pump();
+	expect_sent(gaps[_i].sent);
+	append(2, 1, 10);
+	pump();
+	ck_assert_uint_eq(broker.n_sent, 2);
+	ck_assert_uint_eq(broker.sent[1], gaps[_i].rows + 2);
+	finish();
+}
+END_TEST
+
+/* As after a kill: the last id reserved is far above the last row. */
+START_TEST(test_committed_beyond_the_last_row)
+{
+	append(2, 1, 10);
+	start(10, 1000);
+	mailbox_post_committed(mailbox, 60000);
+	pump();
+	expect_sent("1 2");
+	pump();
+	finish();
+}
+END_TEST
+
+/* Acknowledged rows whose removal does not come stop the drain; each that comes lets one go. */
+START_TEST(test_ring_is_full)
+{
+	append(MAILBOX_SPAN + 500, 1, 10);
+	start(MAILBOX_SPAN * 2, SIZE_MAX);
+	pump();
+	ck_assert_uint_eq(broker.n_sent, MAILBOX_SPAN);
+	ck_assert_uint_eq(drain_inflight(d), MAILBOX_SPAN);
+	for (uint64_t id = MAILBOX_SPAN; id > 0; id--)
+		take(id);
+	pump();
+	take_acked();
+	ck_assert_uint_eq(n_acked, MAILBOX_SPAN);
+	ck_assert_uint_eq(broker.n_sent, MAILBOX_SPAN);
+	ck_assert_uint_eq(drain_inflight(d), 0);
+	/* The ring is left from its old end; what is gone behind that does not count yet. */
+	confirm(MAILBOX_SPAN - 100);
+	pump();
+	ck_assert_uint_eq(broker.n_sent, MAILBOX_SPAN);
+	confirm(1);
+	pump();
+	ck_assert_uint_eq(broker.n_sent, MAILBOX_SPAN);
+	confirm(99);
+	pump();
+	ck_assert_uint_eq(broker.n_sent, MAILBOX_SPAN + 500);
+	finish();
+}
+END_TEST
+
+START_TEST(test_ring_is_full_and_moves)
+{
+	append(MAILBOX_SPAN + 500, 1, 10);
+	start(MAILBOX_SPAN * 2, SIZE_MAX);
+	pump();
+	for (uint64_t id = 1; id <= MAILBOX_SPAN; id++)
+		take(id);
+	pump();
+	take_acked();
+	for (unsigned n = 1; n <= 5; n++) {
+		confirm(10);
+		pump();
+		ck_assert_uint_eq(broker.n_sent, MAILBOX_SPAN + 10 * n);
+	}
+	/* Lost in a full ring. */
+	lose_session();
+	drain_connected(d, 0);
+	pump();
+	ck_assert_uint_eq(broker.n_sent, MAILBOX_SPAN + 100);
+	finish();
+}
+END_TEST
+
+/* 65,535 comes round several times. */
+START_TEST(test_mids_come_round)
+{
+	uint64_t next = 1;
+
+	start(300, SIZE_MAX);
+	for (int round = 0; round < 34; round++) {
+		append(2000, (uint8_t)(round % 3), 10);
+		do {
+			pump();
+			ck_assert_uint_gt(drain_inflight(d), 0);
+			for (size_t i = 0; i < broker.n_sent; i++)
+				ck_assert_uint_eq(broker.sent[i], next + i);
+			/* From behind, and not all of them. */
+			for (size_t i = broker.n_sent; i > 0; i--)
+				take(broker.sent[i - 1]);
+			next += broker.n_sent;
+			broker.n_sent = 0;
+			drain_flush(d);
+			confirm_all();
+			drain_flush(d);
+		} while (queue_messages(q) > 0);
+	}
+	ck_assert_uint_gt(broker.wraps, 0);
+	ck_assert_uint_eq(next, 68001);
+}
+END_TEST
+
+/* --- losses ---------------------------------------------------------------------------------- */
+
+START_TEST(test_connection_lost)
+{
+	append(1, 1, 10);
+	append(1, 0, 10);
+	append(1, 2, 10);
+	append(2, 0, 10);
+	append(4, 1, 10);
+	start(6, 1000);
+	pump();
+	expect_sent("1 2 3 4 5 6");
+	take(4);
+	lose_connection();
+	ck_assert_uint_eq(drain_inflight(d), 3);
+	ck_assert_uint_eq(drain_inflight_session(d), 3);
+	drain_connected(d, 0);
+	/* The library is sending 1, 3 and 6 again; nothing else goes until they are through. */
+	pump();
+	expect_sent("");
+	append(1, 1, 10);
+	take(3);
+	take(1);
+	pump();
+	expect_sent("");
+	take(6);
+	pump();
+	expect_sent("2 5 7 8 9 10"); /* without 4, which was taken */
+	finish();
+	expect_sent("");
+}
+END_TEST
+
+/* The same once more while what was lost is on its way again. */
+START_TEST(test_connection_lost_again)
+{
+	append(6, 0, 10);
+	append(2, 1, 10);
+	start(4, 1000);
+	pump();
+	expect_sent("1 2 3 4");
+	lose_connection();
+	drain_connected(d, 0);
+	pump();
+	expect_sent("1 2 3 4");
+	take(1);
+	take(3);
+	lose_connection();
+	drain_connected(d, 0);
+	pump();
+	expect_sent("2 4 5 6");
+	lose_connection();
+	lose_connection();
+	drain_connected(d, 0);
+	pump();
+	expect_sent("2 4 5 6");
+	take(4);
+	pump();
+	expect_sent("7");
+	finish();
+}
+END_TEST
+
+START_TEST(test_late_answer_for_a_lost_row)
+{
+	uint16_t mid;
+
+	append(1, 0, 10);
+	start(10, 1000);
+	pump();
+	mid = broker.mid_of[1];
+	lose_connection();
+	ck_assert_uint_eq(drain_published(d, mid, true), 0);
+	drain_connected(d, 0);
+	pump();
+	expect_sent("1 1");
+	ck_assert_uint_eq(drain_published(d, mid, true), 0);
+	ck_assert_uint_eq(drain_inflight(d), 1);
+	take(1);
+}
+END_TEST
+
+START_TEST(test_session_lost)
+{
+	append(8, 1, 10);
+	start(6, 1000);
+	pump();
+	expect_sent("1 2 3 4 5 6");
+	take(2);
+	take(4);
+	pump();
+	expect_sent("7 8");
+	lose_session();
+	ck_assert_uint_eq(drain_inflight(d), 0);
+	ck_assert_uint_eq(drain_inflight_session(d), 0);
+	drain_connected(d, 0);
+	pump();
+	/* Taken, but not yet removed: the rows are still in the queue, and are passed over. */
+	expect_sent("1 3 5 6 7 8");
+	expect_acked("2 4");
+	take(1);
+	take(3);
+	pump();
+	expect_acked("2 4 1 3");
+	lose_session();
+	drain_connected(d, 0);
+	confirm(3);
+	pump();
+	expect_sent("5 6 7 8");
+	finish();
+}
+END_TEST
+
+/* A session that is lost while its messages are being sent again. */
+START_TEST(test_session_lost_in_the_replay)
+{
+	append(3, 1, 10);
+	append(1, 0, 10);
+	append(2, 1, 10);
+	start(4, 1000);
+	pump();
+	expect_sent("1 2 3 4");
+	lose_connection();
+	drain_connected(d, 0);
+	take(2);
+	pump();
+	expect_sent("");
+	lose_session();
+	drain_connected(d, 0);
+	pump();
+	expect_sent("1 3 4 5");
+	finish();
+}
+END_TEST
+
+START_TEST(test_refused_is_sent_again)
+{
+	append(6, 1, 10);
+	start(4, 1000);
+	pump();
+	expect_sent("1 2 3 4");
+	answer(2, false);
+	ck_assert_uint_eq(drain_inflight(d), 3);
+	pump();
+	expect_sent("2");
+	ck_assert_uint_eq(mailbox_claimed(mailbox) >= 4, 1);
+	answer(2, false);
+	take(3);
+	pump();
+	expect_sent("2 5");
+	drain_flush(d);
+	expect_acked("3");
+	finish();
+}
+END_TEST
+
+START_TEST(test_refused_inside)
+{
+	append(3, 1, 10);
+	start(10, 1000);
+	broker.refuses_inside = 2;
+	pump();
+	pump();
+	expect_sent("1 2 3 2");
+	ck_assert_uint_eq(drain_inflight(d), 3);
+	drain_flush(d);
+	expect_acked("");
+	finish();
+}
+END_TEST
+
+/* Rows that are under way stay claimed, wherever the cursor stands. */
+START_TEST(test_claim_covers_what_was_sent)
+{
+	append(5000, 1, 10);
+	remove_from(2, 4997);
+	start(10, 1000);
+	pump();
+	expect_sent("1 4998 4999 5000");
+	ck_assert_uint_ge(mailbox_claimed(mailbox), 5000);
+	answer(1, false);
+	pump();
+	expect_sent("1");
+	ck_assert_uint_ge(mailbox_claimed(mailbox), 5000);
+	take(5000);
+	answer(1, false);
+	pump();
+	ck_assert_uint_ge(mailbox_claimed(mailbox), 5000);
+}
+END_TEST
+
+START_TEST(test_publish_fails)
+{
+	static const int errors[] = { -EINVAL, -EMSGSIZE, -EOPNOTSUPP, -ENOMEM };
+
+	append(4, 1, 10);
+	start(10, 1000);
+	broker.fails_at = 3;
+	for (size_t i = 0; i < ARRAY_SIZE(errors); i++) {
+		broker.fails_with = errors[i];
+		ck_assert_int_eq(drain_pump(d), errors[i]);
+		expect_sent(i ? "" : "1 2");
+		ck_assert_uint_eq(drain_inflight(d), 2);
+	}
+	take(1);
+	ck_assert_int_eq(drain_pump(d), -ENOMEM);
+	expect_acked("1"); /* a failure does not keep back what is done */
+	broker.fails_at = 0;
+	pump();
+	expect_sent("3 4");
+	finish();
+}
+END_TEST
+
+/* The same for a row that is sent again, in the middle of others. */
+START_TEST(test_publish_fails_in_a_replay)
+{
+	append(5, 1, 10);
+	start(10, 1000);
+	pump();
+	take(2);
+	lose_session();
+	drain_connected(d, 0);
+	broker.n_sent = 0;
+	broker.fails_at = 3;
+	broker.fails_with = -EINVAL;
+	ck_assert_int_eq(drain_pump(d), -EINVAL);
+	expect_sent("1");
+	ck_assert_int_eq(drain_pump(d), -EINVAL);
+	lose_session();
+	drain_connected(d, 0);
+	broker.fails_at = 0;
+	pump();
+	expect_sent("1 3 4 5");
+	finish();
+}
+END_TEST
+
+/* Taken by the library while the connection breaks: it sends it again, unless it is QoS 0. */
+START_TEST(test_publish_in_a_breaking_connection)
+{
+	append(1, 1, 10);
+	append(1, _i ? 1 : 0, 10);
+	append(2, 1, 10);
+	start(10, 1000);
+	broker.breaks_at = 2;
+	ck_assert_int_ge(drain_pump(d), 0);
+	expect_sent("1 2"); /* and nothing more for now */
+	ck_assert_uint_eq(drain_inflight(d), 2);
+	broker.breaks_at = 0;
+	lose_connection();
+	drain_connected(d, 0);
+	ck_assert_uint_eq(drain_inflight(d), _i ? 2 : 1);
+	pump();
+	expect_sent("");
+	take(1);
+	if (_i)
+		take(2);
+	pump();
+	expect_sent(_i ? "3 4" : "2 3 4");
+	finish();
+}
+END_TEST
+
+static const struct {
+	const char *what;
+	uint64_t first, last; /* removed by somebody else */
+	const char *sent;
+} dropped[] = {
+	{ "the first", 1, 1, "2 3 4 5" },
+	{ "in the middle", 2, 3, "1 4 5" },
+	{ "the last", 5, 5, "1 2 3 4" },
+	{ "all", 1, 5, "" },
+};
+
+START_TEST(test_lost_rows_dropped_by_somebody_else)
+{
+	append(5, 1, 10);
+	start(2000, 1 << 20);
+	pump();
+	broker.n_sent = 0;
+	lose_session();
+	drain_connected(d, 0);
+	remove_from(dropped[_i].first, dropped[_i].last);
+	pump();
+	expect_sent(dropped[_i].sent);
+	append(2, 1, 10);
+	pump();
+	expect_sent("6 7");
+	finish();
+	expect_acked("");
+	/* Their places in the ring are free again. */
+	append(MAILBOX_SPAN, 1, 10);
+	drain_connected(d, 0);
+	finish();
+	ck_assert_uint_eq(broker.n_sent, MAILBOX_SPAN);
+}
+END_TEST
+
+/* A queue that cannot be read is an error that passes. */
+START_TEST(test_unreadable_queue)
+{
+	sqlite3 *db;
+
+	append(3, 1, 10);
+	start(10, 1000);
+	ck_assert_int_eq(sqlite3_open(scratch_path(&scratch, "queue.db"), &db), SQLITE_OK);
+	ck_assert_int_eq(
+		sqlite3_exec(db, "ALTER TABLE queue RENAME TO hidden", NULL, NULL, NULL), 0);
+	ck_assert_int_lt(drain_pump(d), 0);
+	ck_assert_int_lt(drain_pump(d), 0);
+	expect_sent("");
+	ck_assert_int_eq(
+		sqlite3_exec(db, "ALTER TABLE hidden RENAME TO queue", NULL, NULL, NULL), 0);
+	sqlite3_close(db);
+	pump();
+	expect_sent("1 2 3");
+}
+END_TEST
+
+/* --- a model --------------------------------------------------------------------------------- */
+
+enum row_state {
+	ROW_NONE,
+	ROW_WAITING, /* to be sent, for the first time or again */
+	ROW_SENT,
+	ROW_TAKEN,
+	ROW_DROPPED,
+};
+
+static struct {
+	uint64_t random;
+	enum row_state rows[MAX_ROWS];
+	bool old[MAX_ROWS]; /* in flight since an earlier connection */
+	uint64_t last; /* row */
+	uint64_t first_waiting; /* no row below waits */
+	uint64_t highest_sent;
+	uint64_t taken[MAX_ROWS]; /* in the order taken */
+	size_t n_taken, n_told;
+	unsigned in_flight, session, n_old;
+	size_t bytes;
+	unsigned window;
+	size_t window_bytes;
+	bool connected;
+	bool breaking;
+	unsigned sends, again, losses, refusals, errors;
+} model;
+
+static uint64_t below(uint64_t n)
+{
+	return scratch_random(&model.random) % n;
+}
+
+static uint64_t first_waiting(void)
+{
+	while (model.first_waiting <= model.last && model.rows[model.first_waiting] != ROW_WAITING)
+		model.first_waiting++;
+	return model.first_waiting;
+}
+
+/* Whatever is sent is the oldest row that waits, and there is room for it. */
+static void model_on_send(const struct message *m)
+{
+	ck_assert(model.connected && !model.breaking);
+	ck_assert_uint_eq(m->id, first_waiting());
+	ck_assert_uint_eq(model.n_old, 0);
+	ck_assert_uint_lt(model.in_flight, model.window);
+	ck_assert(model.in_flight == 0 || model.bytes + message_size(m) <= model.window_bytes);
+	if (below(60) == 0) {
+		broker.fails_at = m->id;
+		broker.fails_with = -EINVAL;
+		return;
+	}
+	broker.fails_at = 0;
+	broker.breaks_at = below(60) == 0 ? m->id : 0;
+	model.breaking = broker.breaks_at != 0;
+	broker.acks_qos0_inside = below(2);
+	model.sends++;
+	model.again += m->id <= model.highest_sent;
+	if (m->id > model.highest_sent)
+		model.highest_sent = m->id;
+	if (m->qos == 0 && broker.acks_qos0_inside) {
+		/* The library has written it, so it is not breaking yet. */
+		broker.breaks_at = 0;
+		model.breaking = false;
+		model.rows[m->id] = ROW_TAKEN;
+		model.taken[model.n_taken++] = m->id;
+		return;
+	}
+	model.rows[m->id] = ROW_SENT;
+	model.in_flight++;
+	model.session += m->qos > 0;
+	model.bytes += message_size(m);
+}
+
+static void leave_flight(uint64_t id, enum row_state to)
+{
+	ck_assert_int_eq(model.rows[id], ROW_SENT);
+	model.rows[id] = to;
+	model.in_flight--;
+	model.session -= broker.qos_of[id] > 0;
+	model.bytes -= broker.size_of[id];
+	model.n_old -= model.old[id];
+	model.old[id] = false;
+	if (to == ROW_WAITING && id < model.first_waiting)
+		model.first_waiting = id;
+}
+
+static void model_append(void)
+{
+	static const size_t sizes[] = { 1, 10, 10, 10, 100, 900, 5000 };
+	unsigned n = (unsigned)below(12) + 1;
+
+	append(n, (uint8_t)below(3), sizes[below(ARRAY_SIZE(sizes))]);
+	for (uint64_t id = queue_last_id(q) - n + 1; id <= queue_last_id(q); id++)
+		model.rows[id] = ROW_WAITING;
+	model.last = queue_last_id(q);
+	ck_assert_uint_lt(model.last, MAX_ROWS);
+}
+
+static void model_pump(void)
+{
+	int r;
+
+	if (!model.connected || model.breaking)
+		return;
+	r = drain_pump(d);
+	ck_assert(r >= 0 || (r == -EINVAL && broker.fails_at));
+	model.errors += r < 0;
+	broker.fails_at = 0;
+}
+
+static void model_answer(bool taken)
+{
+	uint16_t mid = (uint16_t)below(UINT16_MAX);
+
+	if (model.in_flight == 0)
+		return;
+	while (broker.by_mid[mid] == 0)
+		mid++;
+	if (taken)
+		model.taken[model.n_taken++] = broker.by_mid[mid];
+	else
+		model.refusals++;
+	leave_flight(broker.by_mid[mid], taken ? ROW_TAKEN : ROW_WAITING);
+	answer(broker.by_mid[mid], taken);
+}
+
+static void model_lose(bool session)
+{
+	for (uint64_t id = 1; id <= model.last; id++) {
+		if (model.rows[id] != ROW_SENT)
+			continue;
+		if (session || broker.qos_of[id] == 0)
+			leave_flight(id, ROW_WAITING);
+	}
+	if (session)
+		lose_session();
+	else
+		lose_connection();
+	model.connected = model.breaking = false;
+	model.losses++;
+}
+
+static void model_connect(void)
+{
+	if (model.connected)
+		return;
+	model.connected = true;
+	model.n_old = 0;
+	for (uint64_t id = 1; id <= model.last; id++) {
+		model.old[id] = model.rows[id] == ROW_SENT;
+		model.n_old += model.old[id];
+	}
+	drain_connected(d, model.window);
+}
+
+/* The gateway hears of each row once, in the order in which they were taken. */
+static void model_take_acked(void)
+{
+	size_t before = n_acked;
+
+	take_acked();
+	for (size_t i = before; i < n_acked; i++)
+		ck_assert_uint_eq(acked[i], model.taken[model.n_told++]);
+}
+
+/* Somebody drops a row that is not claimed. */
+static void model_drop(void)
+{
+	uint64_t id = mailbox_claimed(mailbox) + 1 + below(20);
+
+	if (id > model.last || model.rows[id] != ROW_WAITING)
+		return;
+	remove_from(id, id);
+	model.rows[id] = ROW_DROPPED;
+}
+
+static void model_unknown_mid(void)
+{
+	uint16_t mid = (uint16_t)below(UINT16_MAX + 1);
+
+	if (broker.by_mid[mid] == 0)
+		ck_assert_uint_eq(drain_published(d, mid, below(2)), 0);
+}
+
+static void model_step(void)
+{
+	switch (below(16)) {
+	case 0:
+	case 1: model_append(); break;
+	case 2:
+	case 3:
+	case 4: model_pump(); break;
+	case 5:
+	case 6:
+	case 7:
+	case 8:
+	case 9: model_answer(true); break;
+	case 10:
+		if (below(4) == 0)
+			model_answer(false);
+		break;
+	case 11:
+		if (model.breaking || below(6) == 0)
+			model_lose(below(3) == 0);
+		break;
+	case 12: model_connect(); break;
+	case 13:
+		model_take_acked();
+		confirm(below(n_acked + 1));
+		break;
+	case 14: drain_flush(d); break;
+	case 15:
+		model_unknown_mid();
+		if (below(4) == 0)
+			model_drop();
+		break;
+	}
+	ck_assert_uint_eq(drain_inflight(d), model.in_flight);
+	ck_assert_uint_eq(drain_inflight_session(d), model.session);
+}
+
+static void model_finish(void)
+{
+	for (int rounds = 0; queue_messages(q) > 0; rounds++) {
+		ck_assert_int_lt(rounds, 100000);
+		if (model.breaking)
+			model_lose(false);
+		model_connect();
+		model_pump();
+		while (model.in_flight > 0)
+			model_answer(true);
+		drain_flush(d);
+		model_take_acked();
+		confirm(n_acked);
+	}
+}
+
+static const struct {
+	unsigned window;
+	size_t bytes;
+} models[] = { { 1, 1000 }, { 3, 100 }, { 20, 2000 }, { 20, 200 }, { 500, 100000 } };
+
+START_TEST(test_model)
+{
+	memset(&model, 0, sizeof(model));
+	model.random = 100 + (uint64_t)_i;
+	model.window = models[_i].window;
+	model.window_bytes = models[_i].bytes;
+	model.first_waiting = 1;
+	broker.on_send = model_on_send;
+	/* So that mids come round. */
+	broker.next_mid = 64000;
+	start(model.window, model.window_bytes);
+	drain_connection_lost(d);
+	for (int step = 0; step < 6000; step++)
+		model_step();
+	model_finish();
+
+	ck_assert_uint_eq(drain_inflight(d), 0);
+	ck_assert_uint_eq(model.n_told, model.n_taken);
+	for (uint64_t id = 1; id <= model.last; id++)
+		ck_assert(model.rows[id] == ROW_TAKEN || model.rows[id] == ROW_DROPPED);
+	/* Once each: a row that was taken is never in flight again, so never taken again. */
+	ck_assert_uint_ge(model.sends, model.n_taken);
+	/* It did see some weather. */
+	ck_assert_uint_gt(model.n_taken, 500);
+	ck_assert_uint_gt(model.again, 20);
+	ck_assert_uint_gt(model.losses, 20);
+	ck_assert_uint_gt(model.refusals, 20);
+	ck_assert_uint_gt(model.errors, 5);
+}
+END_TEST
+
+Suite *check_drain(void)
+{
+	Suite *s = suite_create("drain");
+	TCase *t = tcase_create("straight");
+
+	tcase_add_checked_fixture(t, setup, teardown);
+	tcase_set_timeout(t, TEST_SECONDS);
+	tcase_add_test(t, test_free_takes_null);
+	tcase_add_test(t, test_nothing_to_do);
+	tcase_add_test(t, test_in_order);
+	tcase_add_test(t, test_not_beyond_what_is_committed);
+	tcase_add_test(t, test_window_of_messages);
+	tcase_add_test(t, test_window_of_the_broker);
+	tcase_add_test(t, test_window_of_bytes);
+	tcase_add_test(t, test_one_too_large_goes_alone);
+	tcase_add_test(t, test_pump_is_bounded);
+	tcase_add_test(t, test_qos0_acknowledged_inside);
+	tcase_add_test(t, test_older_one_acknowledged_inside);
+	tcase_add_test(t, test_unknown_and_repeated_mids);
+	tcase_add_test(t, test_flush_without_connection);
+	suite_add_tcase(s, t);
+
+	t = tcase_create("bounds");
+	tcase_set_tags(t, "long");
+	tcase_add_checked_fixture(t, setup, teardown);
+	tcase_set_timeout(t, TEST_SECONDS);
+	tcase_add_loop_test(t, test_gaps, 0, ARRAY_SIZE(gaps));
+	tcase_add_test(t, test_committed_beyond_the_last_row);
+	tcase_add_test(t, test_ring_is_full);
+	tcase_add_test(t, test_ring_is_full_and_moves);
+	tcase_add_test(t, test_mids_come_round);
+	suite_add_tcase(s, t);
+
+	t = tcase_create("losses");
+	tcase_add_checked_fixture(t, setup, teardown);
+	tcase_set_timeout(t, TEST_SECONDS);
+	tcase_add_test(t, test_connection_lost);
+	tcase_add_test(t, test_connection_lost_again);
+	tcase_add_test(t, test_late_answer_for_a_lost_row);
+	tcase_add_test(t, test_session_lost);
+	tcase_add_test(t, test_session_lost_in_the_replay);
+	tcase_add_test(t, test_refused_is_sent_again);
+	tcase_add_test(t, test_refused_inside);
+	tcase_add_test(t, test_claim_covers_what_was_sent);
+	tcase_add_test(t, test_publish_fails);
+	tcase_add_test(t, test_publish_fails_in_a_replay);
+	tcase_add_loop_test(t, test_publish_in_a_breaking_connection, 0, 2);
+	tcase_add_loop_test(t, test_lost_rows_dropped_by_somebody_else, 0, ARRAY_SIZE(dropped));
+	tcase_add_test(t, test_unreadable_queue);
+	suite_add_tcase(s, t);
+
+	t = tcase_create("model");
+	tcase_set_tags(t, "long");
+	tcase_add_checked_fixture(t, setup, teardown);
+	tcase_set_timeout(t, TEST_SECONDS);
+	tcase_add_loop_test(t, test_model, 0, ARRAY_SIZE(models));
+	suite_add_tcase(s, t);
+	return s;
+}

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Runs the unit tests: all of them, or the one suite named on the command line. Each test is a
+ * process of its own unless CK_FORK=no is set. Must not know what is tested.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "suites.h"
+#include "util.h"
+
+static const struct {
+	const char *name;
+	Suite *(*create)(void);
+} suites[] = {
+	{ "backoff", check_backoff },
+	{ "base64", check_base64 },
+	{ "buffer", check_buffer },
+	{ "config", check_config },
+	{ "drain", check_drain },
+	{ "failure", check_failure },
+	{ "frame_json", check_frame_json },
+	{ "ingest", check_ingest },
+	{ "listener", check_listener },
+	{ "log", check_log },
+	{ "mailbox", check_mailbox },
+	{ "queue", check_queue },
+	{ "resolver", check_resolver },
+	{ "supervisor", check_supervisor },
+	{ "topic", check_topic },
+	{ "window", check_window },
+};
+
+int main(int argc, char **argv)
+{
+	SRunner *runner = NULL;
+	int failed;
+
+	for (size_t i = 0; i < ARRAY_SIZE(suites); i++) {
+		if (argc > 1 && !streq(argv[1], suites[i].name))
+			continue;
+		if (runner)
+			srunner_add_suite(runner, suites[i].create());
+		else
+			runner = srunner_create(suites[i].create());
+	}
+	if (!runner) {
+		fprintf(stderr, "no suite is called %s\n", argv[1]);
+		return 2;
+	}
+	srunner_run_all(runner, CK_NORMAL);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed == 0 ? 0 : 1;
+}

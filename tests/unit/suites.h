@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The unit tests, one suite a room: check_ROOM.c tests src/ROOM.c. Knows the rooms' names only.
+ */
+#pragma once
+
+#include <check.h>
+
+Suite *check_backoff(void);
+Suite *check_base64(void);
+Suite *check_buffer(void);
+Suite *check_config(void);
+Suite *check_drain(void);
+Suite *check_failure(void);
+Suite *check_frame_json(void);
+Suite *check_ingest(void);
+Suite *check_listener(void);
+Suite *check_log(void);
+Suite *check_mailbox(void);
+Suite *check_queue(void);
+Suite *check_resolver(void);
+Suite *check_supervisor(void);
+Suite *check_topic(void);
+Suite *check_window(void);
