@@ -1,0 +1,172 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Who may know whom under src/, and who may use which library: reads the #include lines and fails on
+# an arrow that is not in the tables below. New rooms and arrows are added here, on purpose.
+#
+#   tests/check-includes.sh [DIRECTORY]     default: src/ of this tree
+set -euo pipefail
+
+# A room is the files of one name, NAME.c and NAME.h; NAME_x.c and NAME_x.h are parts of room NAME
+# unless they have a line of their own. Each line: a room, and the rooms it may include.
+rooms='
+main:         gateway config log util
+gateway:      ingest listener queue uplink mailbox config log message util
+uplink:       link drain supervisor mqtt mailbox queue_reader failure config log message util
+link:         mqtt resolver failure config log message util
+ingest:       frame_json buffer log message util
+listener:     log util
+drain:        mailbox queue_reader window log message util
+mqtt:         failure log message util
+queue:        queue_sql log message util
+queue_reader: queue_sql log message util
+queue_sql:    log util
+resolver:     log util
+mailbox:      log util
+supervisor:   failure backoff util
+config:       backoff utf8 log util
+frame_json:   json_text topic base64 message buffer util
+json_text:    util
+window:       util
+failure:      util
+backoff:      util
+base64:       util
+topic:        utf8 util
+utf8:         util
+log:          util
+buffer:       util
+message:      util
+util:
+'
+
+# A library or a part of the system that is wrapped, and the rooms that may include it.
+libraries='
+sqlite3.h:            queue queue_reader queue_sql
+mosquitto.h:          mqtt
+mqtt_protocol.h:      mqtt
+libconfig.h:          config
+jansson.h:            frame_json
+netdb.h:              resolver
+systemd/sd-journal.h: log
+systemd/sd-daemon.h:  gateway listener
+systemd/sd-event.h:   gateway ingest uplink link mqtt resolver
+'
+
+# Files that are made by the build, and the rooms that may include them.
+made='
+sql-001.inc:    queue_sql
+config-build.h: main
+'
+
+# entry TABLE NAME: the right side of NAME's line, between blanks; status 1 if there is none.
+entry() {
+	local name rest
+	while IFS=: read -r name rest; do
+		if [ "$name" = "$2" ]; then
+			read -ra words <<<"$rest"
+			echo " ${words[*]:-} "
+			return 0
+		fi
+	done <<<"$1"
+	return 1
+}
+
+# room_of STEM: the room that STEM.c or STEM.h belongs to; status 1 if there is none.
+room_of() {
+	local name=$1
+	while ! entry "$rooms" "$name" >/dev/null; do
+		[ "$name" != "${name%_*}" ] || return 1
+		name=${name%_*}
+	done
+	echo "$name"
+}
+
+# faults_of FILE: one line for each include that is not allowed.
+faults_of() {
+	local file=$1 room allowed line target to may
+	room=$(basename "$file")
+	if ! room=$(room_of "${room%.[ch]}"); then
+		echo "$file: belongs to no listed room"
+		return
+	fi
+	allowed=$(entry "$rooms" "$room")
+	while read -r line; do
+		target=${line#*[<\"]}
+		target=${target%%[>\"]*}
+		case $line in
+		*'"'*)
+			if may=$(entry "$made" "$target"); then
+				[[ $may == *" $room "* ]] || echo "$file: $room may not include \"$target\""
+			elif ! to=$(room_of "${target%.h}"); then
+				echo "$file: includes \"$target\", which belongs to no listed room"
+			elif [ "$to" != "$room" ] && [[ $allowed != *" $to "* ]]; then
+				echo "$file: $room may not know $to (\"$target\")"
+			fi
+			;;
+		*)
+			if may=$(entry "$libraries" "$target") && [[ $may != *" $room "* ]]; then
+				echo "$file: $room may not use <$target>, which is for:$may"
+			fi
+			;;
+		esac
+	done < <(grep -hE '^[[:space:]]*#[[:space:]]*include' "$file")
+}
+
+# Prints the faults and the count; status 1 if there is a fault.
+check_tree() {
+	local file faults passed=0 failed=0
+	for file in "$1"/*.[ch]; do
+		faults=$(faults_of "$file")
+		if [ -z "$faults" ]; then
+			passed=$((passed + 1))
+		else
+			failed=$((failed + 1))
+			echo "$faults"
+		fi
+	done
+	echo "$passed passed, $failed failed"
+	[ "$failed" -eq 0 ]
+}
+
+# --- does it find what it is to find? ------------------------------------------------------------
+
+# self_test NAME FILE LINE PATTERN: a tree with that line in that file must fail and say PATTERN;
+# with an empty PATTERN it must pass.
+self_test() {
+	local tree=$scratch/$1 out status=0
+	mkdir "$tree"
+	printf '#include "uplink.h"\n#include <stdio.h>\n' >"$tree/gateway.c"
+	printf '#include "queue_sql.h"\n' >"$tree/queue.c"
+	printf '#include <sqlite3.h>\n' >"$tree/queue_sql.h"
+	printf '#include "util.h"\n' >"$tree/log.h"
+	printf '%s\n' "$3" >>"$tree/$2"
+	out=$(check_tree "$tree") || status=$?
+	if [ -z "$4" ]; then
+		[ "$status" -eq 0 ] && return
+	elif [ "$status" -ne 0 ] && [[ $out == *"$4"* ]]; then
+		return
+	fi
+	printf 'self-test "%s" failed: status %d\n%s\n' "$1" "$status" "$out" >&2
+	exit 1
+}
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+self_test fine config_keys.c '#include <libconfig.h>' ''
+self_test back-arrow log.h '#include "gateway.h"' 'log may not know gateway'
+self_test indented-back-arrow queue.c '  #  include "uplink.h"' 'queue may not know uplink'
+self_test sideways drain.c '#include "supervisor.h"' 'drain may not know supervisor'
+self_test unlisted-room rumour.c '#include "util.h"' 'belongs to no listed room'
+self_test unlisted-target gateway.c '#include "rumour.h"' 'belongs to no listed room'
+self_test second-user gateway.c '#include <sqlite3.h>' 'may not use <sqlite3.h>'
+self_test hidden-second-user gateway.c '#include "queue_sql.h"' 'gateway may not know queue_sql'
+self_test library-in-quotes ingest.c '#include "jansson.h"' 'belongs to no listed room'
+
+# The table itself: arrows that can be sorted have no way back.
+while IFS=: read -r from to; do
+	for target in $to; do
+		echo "$from $target"
+	done
+done <<<"$rooms" | tsort >/dev/null
+
+check_tree "${1:-${srcdir:-$(dirname "$0")/..}/src}"

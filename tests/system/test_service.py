@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: MIT
+"""The installed service under a real systemd: start, stop, crash, watchdog, faulty configuration."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from machine import is_socket, wait_for
+
+SERVICE = "mqtt-gatewayd.service"
+SOCKET = "mqtt-gatewayd.socket"
+PATH = "/run/mqttgw.sock"
+
+CONFIG = """\
+brokers: ( { host = "127.0.0.1"; port = 1883; } );
+retry: { base = 0.1; max = 0.5; };
+"""
+
+# Run inside: sends its standard input to the socket and prints the replies.
+CLIENT = f"""\
+import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.settimeout(10)
+s.connect({PATH!r})
+s.sendall(sys.stdin.buffer.read())
+s.shutdown(socket.SHUT_WR)
+while data := s.recv(65536):
+    sys.stdout.write(data.decode())
+"""
+
+
+class Client:
+    """A connection to the local socket, made from outside as root."""
+
+    def __init__(self, machine):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(15)
+        self.socket.connect(str(machine.inside(PATH)))
+        self.lines = self.socket.makefile("r", encoding="utf-8")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.lines.close()
+        self.socket.close()
+
+    def send(self, topic, *payloads):
+        lines = [json.dumps({"topic": topic, "payload": p, "id": p}) + "\n" for p in payloads]
+        self.socket.sendall("".join(lines).encode())
+
+    def reply(self):
+        line = self.lines.readline()
+        return json.loads(line) if line else None
+
+    def queue(self, topic, *payloads):
+        """Sends messages and returns once all of them are on disk."""
+        self.send(topic, *payloads)
+        for payload in payloads:
+            reply = self.reply()
+            assert reply and (reply["id"], reply["status"]) == (payload, "queued"), reply
+
+
+class Frozen:
+    """One thread of a process, the first or one by its name, stopped while in the with block."""
+
+    def __init__(self, pid, name=None):
+        self.tid = pid
+        if name:
+            self.tid = next(int(t.name) for t in Path(f"/proc/{pid}/task").iterdir()
+                            if (t / "comm").read_text().strip() == name)
+
+    def __enter__(self):
+        helper = Path(__file__).with_name("freeze.py")
+        self.helper = subprocess.Popen([sys.executable, str(helper), str(self.tid)],
+                                       stdout=subprocess.PIPE, text=True)
+        if self.helper.stdout.readline() != "stopped\n":
+            self.__exit__()
+            raise AssertionError(f"thread {self.tid} could not be stopped")
+
+    def __exit__(self, *_):
+        self.helper.kill()
+        self.helper.wait()
+        self.helper.stdout.close()
+
+
+def main_pid(machine):
+    return machine.host_pid(machine.show(SERVICE, "MainPID"))
+
+
+def wait_state(machine, timeout=15, **wanted):
+    def there():
+        now = machine.show(SERVICE, "ActiveState", "SubState", *wanted)
+        return now if all(now[k] == v for k, v in wanted.items()) else None
+    return wait_for(there, timeout, f"the service to be {wanted}")
+
+
+def wait_connected(machine):
+    wait_for(lambda: "connected" in machine.show(SERVICE, "StatusText").split(":")[0].split(),
+             15, "a connection to the broker")
+
+
+def journal(machine, since, *matches):
+    out = machine.run("journalctl", "--sync")
+    out = machine.run("journalctl", "-u", SERVICE, "-o", "json", "--no-pager",
+                      f"--since=@{since:.6f}", *matches).stdout
+    return [json.loads(line) for line in out.splitlines()]
+
+
+@pytest.fixture
+def config(machine, config_path):
+    """The configuration file of the tests; put back when one of them breaks it."""
+    path = machine.inside(config_path)
+
+    def write(text=CONFIG):
+        path.write_text(text)
+
+    write()
+    yield write
+    write()
+
+
+@pytest.fixture
+def service(machine, config):
+    """The service, running and connected, whatever the test before did to it."""
+    machine.run("systemctl", "start", "test-broker.service")
+    machine.run("systemctl", "reset-failed", SERVICE, SOCKET)
+    machine.run("systemctl", "restart", SERVICE)
+    wait_connected(machine)
+    return machine
+
+
+# --- installed ----------------------------------------------------------------------------------
+
+
+def test_units_are_clean(machine):
+    files = [machine.show(unit, "FragmentPath") for unit in (SERVICE, SOCKET)]
+    done = machine.run("systemd-analyze", "verify", "--man=no", *files, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_service_is_confined(machine):
+    machine.run("systemd-analyze", "security", "--no-pager", "--threshold=20", SERVICE)
+
+
+def test_users_and_groups(machine, config_path):
+    assert machine.run("id", "-gn", "mqttgw").stdout == "mqttgw\n"
+    assert machine.run("getent", "group", "mqttgw-clients").stdout.startswith("mqttgw-clients:")
+    stat = machine.run("stat", "-c", "%U %G %a", config_path).stdout
+    assert stat == "root mqttgw 640\n"
+
+
+def test_enable(machine):
+    machine.run("systemctl", "enable", SERVICE)
+    assert machine.run("systemctl", "is-enabled", SERVICE, SOCKET).stdout == "enabled\nenabled\n"
+
+
+# --- running ------------------------------------------------------------------------------------
+
+
+def test_starts_as_installed(machine):
+    """With the configuration as `make install` leaves it."""
+    machine.run("systemctl", "start", SERVICE)
+    shown = machine.show(SERVICE, "ActiveState", "SubState", "Type", "User", "NRestarts")
+    assert shown == {"ActiveState": "active", "SubState": "running", "Type": "notify",
+                     "User": "mqttgw", "NRestarts": "0"}
+    assert machine.show(SOCKET, "SubState") == "running"
+    status = Path(f"/proc/{main_pid(machine)}/status").read_text()
+    uid = machine.run("id", "-u", "mqttgw").stdout.strip()
+    assert status.split("Uid:", 1)[1].split("\n", 1)[0].split() == [uid] * 4
+    assert "CapEff:\t0000000000000000" in status
+    modes = machine.run("stat", "-c", "%U %a", "/var/lib/mqttgw", "/var/lib/mqttgw/queue.db").stdout
+    assert modes == "mqttgw 700\nmqttgw 600\n"
+
+
+def test_only_members_may_write(service, recorded):
+    line = '{"topic":"who/member","payload":"hello","id":1}\n'
+    done = service.run("/usr/bin/python3", "-c", CLIENT, user="member", input=line)
+    reply = json.loads(done.stdout)
+    assert (reply["id"], reply["status"]) == (1, "queued")
+    assert recorded("who/member", 1) == ["hello"]
+
+    done = service.run("/usr/bin/python3", "-c", CLIENT, user="stranger", input=line, check=False)
+    assert done.returncode != 0 and "PermissionError" in done.stderr
+
+
+def test_socket_starts_the_service(service, recorded):
+    service.run("systemctl", "stop", SERVICE)
+    assert service.show(SOCKET, "SubState") == "listening"
+    with Client(service) as client:
+        client.queue("started/by/socket", "a")
+    assert service.show(SERVICE, "ActiveState") == "active"
+    assert recorded("started/by/socket", 1) == ["a"]
+
+
+def test_status_line_and_journal(service, recorded):
+    """systemctl status tells the state and the queue; the journal has both ends of a change."""
+    since = time.time()
+    service.run("systemctl", "stop", "test-broker.service")
+    wait_for(lambda: not service.show(SERVICE, "StatusText").startswith("connected"),
+             15, "the lost connection in the status line")
+    with Client(service) as client:
+        client.queue("status/kept", *(f"m{n}" for n in range(7)))
+    status = wait_for(lambda: next((s for s in [service.show(SERVICE, "StatusText")] if "7" in s),
+                                   None), 15, "7 messages in the status line")
+    assert "queue" in status
+    service.run("systemctl", "start", "test-broker.service")
+    assert recorded("status/kept", 7) == [f"m{n}" for n in range(7)]
+    wait_connected(service)
+    states = [entry["MQTTGW_STATE"] for entry in journal(service, since) if "MQTTGW_STATE" in entry]
+    assert "connected" in states and len(set(states)) > 1, states
+    assert journal(service, since, "MQTTGW_STATE=connected")
+
+
+# --- stop ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("broker", ["there", "away"])
+def test_stop_is_orderly(service, broker):
+    if broker == "away":
+        service.run("systemctl", "stop", "test-broker.service")
+    with Client(service) as client:
+        client.queue("stop/" + broker, "kept")
+        begin = time.monotonic()
+        service.run("systemctl", "stop", SERVICE)
+        took = time.monotonic() - begin
+        last = client.reply()
+        assert (last["status"], last["error"], last["id"]) == ("error", "stopping", None)
+        assert client.reply() is None
+    assert service.show(SERVICE, "ActiveState", "Result", "ExecMainCode", "ExecMainStatus") == {
+        "ActiveState": "inactive", "Result": "success",
+        "ExecMainCode": "1", "ExecMainStatus": "0"}  # 1 = exited
+    assert took < 16
+
+
+# --- crash --------------------------------------------------------------------------------------
+
+
+def test_killed_and_back_with_its_messages(service, recorded):
+    service.run("systemctl", "stop", "test-broker.service")
+    with Client(service) as client:
+        client.queue("crash/kept", *(f"m{n}" for n in range(50)))
+    restarts = int(service.show(SERVICE, "NRestarts"))
+    service.run("systemctl", "kill", "--signal=KILL", SERVICE)
+    wait_state(service, ActiveState="active", NRestarts=str(restarts + 1))
+    service.run("systemctl", "start", "test-broker.service")
+    assert recorded("crash/kept", 50) == [f"m{n}" for n in range(50)]
+
+
+def test_connections_wait_out_a_restart(service, drop_in, recorded):
+    drop_in(SERVICE, "[Service]\nRestartSec=1500ms\n")
+    service.run("systemctl", "kill", "--signal=KILL", SERVICE)
+    wait_for(lambda: service.show(SERVICE, "SubState") == "auto-restart", 5, "the crash")
+    with Client(service) as client:
+        client.send("crash/waited", "a")
+        assert service.show(SERVICE, "SubState") == "auto-restart"
+        assert client.reply()["status"] == "queued"
+    assert recorded("crash/waited", 1) == ["a"]
+
+
+@pytest.mark.parametrize("thread", [None, "uplink"], ids=["first-thread", "uplink-thread"])
+def test_watchdog(service, drop_in, recorded, thread):
+    """Either thread stuck is enough: the other one does not feed the watchdog alone."""
+    since = time.time()
+    drop_in(SERVICE, "[Service]\nWatchdogSec=2\nTimeoutAbortSec=3\nRestartSec=100ms\n")
+    service.run("systemctl", "restart", SERVICE)
+    wait_connected(service)
+    with Frozen(main_pid(service), thread):
+        wait_state(service, timeout=20, ActiveState="active", NRestarts="1")
+    assert any("Watchdog timeout" in entry["MESSAGE"] for entry in journal(service, since))
+    with Client(service) as client:
+        client.queue(f"watchdog/{thread}", "a")
+    assert recorded(f"watchdog/{thread}", 1) == ["a"]
+
+
+# --- faulty configuration -----------------------------------------------------------------------
+
+
+def test_faulty_configuration_is_no_restart_loop(service, config):
+    since = time.time()
+    config(CONFIG + "no_such_key = 1;\n")
+    done = service.run("systemctl", "restart", SERVICE, check=False)
+    assert done.returncode != 0
+    assert service.show(SERVICE, "ActiveState", "SubState", "ExecMainStatus", "NRestarts") == {
+        "ActiveState": "failed", "SubState": "failed", "ExecMainStatus": "78", "NRestarts": "0"}
+    assert any("no_such_key" in entry["MESSAGE"] for entry in journal(service, since))
+
+
+def test_faulty_configuration_and_a_client_that_waits(service, config):
+    """The socket starts the daemon for each connection: that must come to an end, and be mended."""
+    config(CONFIG + "no_such_key = 1;\n")
+    service.run("systemctl", "restart", SERVICE, check=False)
+    with Client(service) as client:
+        client.send("config/waited", "a")
+        wait_for(lambda: service.show(SOCKET, "ActiveState") == "failed", 30, "an end of the starts")
+        assert service.show(SOCKET, "Result") == "trigger-limit-hit"
+    assert not is_socket(service.inside(PATH))
+    config()
+    service.run("systemctl", "start", SERVICE)
+    with Client(service) as client:
+        client.queue("config/mended", "a")
