@@ -314,6 +314,8 @@ static int on_io(sd_event_source *s, int fd, uint32_t events, void *userdata)
 		m->socket_error = take_socket_error(m);
 	if (!m->tcp_up) {
 		if (m->socket_error) {
+			/* Only a connection that stood can be reset; a refusal is ECONNREFUSED. */
+			m->tcp_up = m->socket_error == ECONNRESET || m->socket_error == EPIPE;
 			record_end(m, MOSQ_ERR_ERRNO, m->socket_error);
 			dispatch(m);
 			return 0;

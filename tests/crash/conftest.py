@@ -3,7 +3,7 @@
 
 Environment, besides what harness/fixtures.py of the integration tests says:
 
-MQTTGW_CRASH_IMAGES    how many images are checked (default 8000; "all":
+MQTTGW_CRASH_IMAGES    how many images are checked (default 5000; "all":
                        after every recorded call)
 MQTTGW_CRASH_MESSAGES  messages in a phase of the recorded run (default 150)
 MQTTGW_SEED            seed of everything random (default 1)

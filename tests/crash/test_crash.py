@@ -19,7 +19,7 @@ from images import Kind, Recording, read_directory, write_image
 
 SEED = env_int("MQTTGW_SEED", 1)
 MESSAGES = env_int("MQTTGW_CRASH_MESSAGES", 150)
-IMAGES = os.environ.get("MQTTGW_CRASH_IMAGES", "8000")
+IMAGES = os.environ.get("MQTTGW_CRASH_IMAGES", "5000")
 
 #: Of so many images one is handed to the daemon itself.
 DAEMON_EVERY = 50

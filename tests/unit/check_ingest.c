@@ -30,6 +30,7 @@ struct peer {
 	size_t n_got, n_read, size;
 	int waiting; /* bytes that lay in the socket after the last dispatch */
 	bool closed; /* by the other side */
+	bool reset; /* in the hard way */
 };
 
 static struct scratch scratch;
@@ -52,6 +53,7 @@ static struct {
 	bool stopping;
 	unsigned append_fails_in; /* the n-th from now, once */
 	int append_error;
+	bool append_failed; /* in this transaction */
 	unsigned commit_fails; /* so many from now */
 	int commit_error;
 	struct message last; /* without its bytes */
@@ -65,6 +67,15 @@ static int bytes_waiting(const struct peer *p)
 	if (p->fd >= 0 && !p->closed)
 		ck_assert_int_eq(ioctl(p->fd, FIONREAD, &n), 0);
 	return n;
+}
+
+/* What the other side has not yet read, roughly. */
+static unsigned bytes_unsent(const struct peer *p)
+{
+	int n = 0;
+
+	ck_assert_int_eq(ioctl(p->fd, TIOCOUTQ, &n), 0);
+	return (unsigned)n;
 }
 
 /* A stop takes several turns in one go: each begins with its first append. */
@@ -83,8 +94,12 @@ static int append(void *userdata, const struct message *m, uint64_t *ret_id)
 	ck_assert_ptr_eq(userdata, &store);
 	store.appends++;
 	expect_no_reply_yet();
-	if (store.append_fails_in && --store.append_fails_in == 0)
+	ck_assert(!store.append_failed); /* nothing can be stored now, it said */
+	if (store.append_fails_in && --store.append_fails_in == 0) {
+		store.append_failed =
+			store.append_error != -EMSGSIZE && store.append_error != -EINVAL;
 		return store.append_error;
+	}
 	ck_assert_uint_lt(store.last_id, MAX_ROWS - 1);
 	*ret_id = ++store.last_id;
 	store.last = *m;
@@ -102,6 +117,7 @@ static int commit(void *userdata)
 	ck_assert_ptr_eq(userdata, &store);
 	expect_no_reply_yet();
 	store.commits++;
+	store.append_failed = false;
 	store.commit_fails -= fails;
 	for (uint64_t id = store.first_open; id <= store.last_id; id++)
 		store.rows[id].stored = !fails;
@@ -248,8 +264,9 @@ static void receive(struct peer *p)
 		n = recv(p->fd, p->got + p->n_got, p->size - p->n_got - 1, 0);
 		if (n < 0 && errno == EAGAIN)
 			break;
+		p->reset = n < 0;
 		if (n <= 0)
-			p->closed = true; /* in order, or by a reset */
+			p->closed = true;
 		else
 			p->n_got += (size_t)n;
 	}
@@ -748,6 +765,7 @@ START_TEST(test_too_large_and_still_sending)
 	send_text(p, line);
 	expect_error(p, "null", "too-large");
 	expect_closed(p);
+	ck_assert(!p->reset); /* which might cost it the reply */
 	free(line);
 }
 END_TEST
@@ -996,6 +1014,35 @@ START_TEST(test_client_that_does_not_read)
 }
 END_TEST
 
+/* Several that are stuck, each with something else half done, cost nothing while they are. */
+START_TEST(test_clients_that_do_not_read_do_not_keep_us_busy)
+{
+	struct peer *deaf[12], *other;
+
+	start(&defaults);
+	other = connect_peer();
+	for (unsigned i = 0; i < ARRAY_SIZE(deaf); i++) {
+		char id[100], line[200];
+
+		memset(id, 'x', sizeof(id));
+		id[8 * i] = '\0';
+		snprintf(line, sizeof(line), "{\"topic\":\"t\",\"id\":\"%s\"}\n", id);
+		deaf[i] = connect_peer();
+		/* Replies are longer than lines, so they are stuck before the last line. */
+		for (int round = 0; round < 4; round++) {
+			send_lines(deaf[i], line, (unsigned)(120000 / strlen(line)));
+			run_until_idle();
+			if (bytes_unsent(deaf[i]) > 0)
+				break;
+		}
+		ck_assert_uint_gt(bytes_unsent(deaf[i]), 0);
+	}
+	ck_assert(!step(0));
+	say(other, 1);
+	wait_line(other);
+}
+END_TEST
+
 /* It goes away instead. What was read of it counts. */
 START_TEST(test_client_that_does_not_read_hangs_up)
 {
@@ -1051,6 +1098,64 @@ START_TEST(test_fairness)
 }
 END_TEST
 
+static int count_dispatch(sd_event_source *source, int fd, uint32_t events, void *userdata)
+{
+	char byte;
+
+	(void)source;
+	(void)events;
+	ck_assert_int_eq(read(fd, &byte, 1), 1);
+	++*(unsigned *)userdata;
+	return 0;
+}
+
+/* Others on the same loop, and clients who knock, get their turn while lines pour in. */
+START_TEST(test_flood_does_not_hold_up_the_loop)
+{
+	static const char line[] = "{\"topic\":\"t\"}\n";
+	static char block[(sizeof(line) - 1) * 4096];
+	sd_event_source *source = NULL;
+	struct sockaddr_un a = address();
+	unsigned dispatched = 0;
+	struct peer *busy;
+	size_t offset = 0;
+	int fds[2];
+
+	for (size_t i = 0; i < sizeof(block); i++)
+		block[i] = line[i % (sizeof(line) - 1)];
+	ck_assert_int_eq(pipe2(fds, O_CLOEXEC), 0);
+	start(&defaults);
+	ck_assert_int_ge(
+		sd_event_add_io(event, &source, fds[0], EPOLLIN, count_dispatch, &dispatched), 0);
+	busy = connect_peer();
+	for (unsigned round = 1; round <= 20; round++) {
+		_cleanup_(closep) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		unsigned clients = ingest_clients(ingest);
+
+		for (int i = 0; i < 4; i++) {
+			offset =
+				(offset + send_some(busy, block + offset, sizeof(block) - offset)) %
+				sizeof(block);
+			step(0);
+		}
+		ck_assert_int_eq(write(fds[1], "x", 1), 1);
+		ck_assert_int_eq(connect(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+		for (int i = 0; i < 6 && (dispatched < round || ingest_clients(ingest) == clients);
+			i++) {
+			offset =
+				(offset + send_some(busy, block + offset, sizeof(block) - offset)) %
+				sizeof(block);
+			step(0);
+		}
+		ck_assert_uint_eq(dispatched, round);
+		ck_assert_uint_gt(ingest_clients(ingest), clients);
+	}
+	sd_event_source_unref(source);
+	close(fds[0]);
+	close(fds[1]);
+}
+END_TEST
+
 /* Reads that fill a turn: what they brought is handled in the next one, without a further push. */
 START_TEST(test_turn_full_of_bytes)
 {
@@ -1058,7 +1163,7 @@ START_TEST(test_turn_full_of_bytes)
 	char *line = make_line(8191, 1);
 	struct peer *many[40];
 
-	params.max_message_bytes = 10000;
+	params.max_message_bytes = 70000; /* more than one read takes */
 	start(&params);
 	for (size_t i = 0; i < ARRAY_SIZE(many); i++)
 		many[i] = connect_peer();
@@ -1605,6 +1710,33 @@ START_TEST(test_reservations)
 }
 END_TEST
 
+/* A client that goes away takes its claims along. */
+START_TEST(test_free_of_one_that_waits)
+{
+	struct client *holder, *waiter;
+	int other[2];
+
+	client_pool_init(&pool, 100000, 1);
+	holder = make_client(&other[0]);
+	waiter = make_client(&other[1]);
+	fill(other[0], 50000);
+	fill(other[1], 50000);
+	for (int i = 0; i < 3; i++) {
+		(void)client_read(holder);
+		(void)client_read(waiter);
+	}
+	ck_assert(holder->reserved);
+	ck_assert(waiter->waiting);
+	ck_assert_uint_eq(pool.waiting, 1);
+	client_free(waiter);
+	ck_assert_uint_eq(pool.waiting, 0);
+	ck_assert_uint_eq(pool.used, pool.reservation);
+	client_free(holder);
+	close(other[0]);
+	close(other[1]);
+}
+END_TEST
+
 /* A line of the largest size with "\r\n" fits its reservation. */
 START_TEST(test_reservation_is_enough)
 {
@@ -1709,8 +1841,10 @@ Suite *check_ingest(void)
 	tcase_add_test(t, test_max_clients);
 	tcase_add_test(t, test_max_clients_with_lines);
 	tcase_add_test(t, test_client_that_does_not_read);
+	tcase_add_test(t, test_clients_that_do_not_read_do_not_keep_us_busy);
 	tcase_add_test(t, test_client_that_does_not_read_hangs_up);
 	tcase_add_test(t, test_fairness);
+	tcase_add_test(t, test_flood_does_not_hold_up_the_loop);
 	tcase_add_test(t, test_turn_full_of_bytes);
 	tcase_add_test(t, test_turn_full_of_half_lines);
 	tcase_add_test(t, test_many_half_lines);
@@ -1747,6 +1881,7 @@ Suite *check_ingest(void)
 	tcase_set_timeout(t, TEST_SECONDS);
 	tcase_add_loop_test(t, test_pool, 0, ARRAY_SIZE(pools));
 	tcase_add_test(t, test_reservations);
+	tcase_add_test(t, test_free_of_one_that_waits);
 	tcase_add_test(t, test_reservation_is_enough);
 	tcase_add_test(t, test_idle_client_is_slim);
 	suite_add_tcase(s, t);

@@ -335,6 +335,8 @@ static void remove_ids(const uint64_t *ids, size_t n)
 	begin(false);
 	ck_assert_int_eq(queue_remove(q, copy, n), 0);
 	commit();
+	for (size_t i = 1; i < n; i++)
+		ck_assert_uint_le(copy[i - 1], copy[i]);
 }
 
 static void remove_all(void)
@@ -929,6 +931,28 @@ START_TEST(test_no_id_twice_in_files_left_behind)
 	expect_ids("copy.db", "1 2 3 4");
 	ck_assert_uint_gt(append_rows(1), last);
 	ck_assert_str_eq(ask("copy.db", "PRAGMA integrity_check"), "ok");
+}
+END_TEST
+
+/* The same after a rollback that took a block of ids with it. */
+START_TEST(test_no_id_twice_in_files_left_behind_after_rollback)
+{
+	uint64_t last;
+
+	open_queue();
+	begin(true);
+	append_one();
+	append_one();
+	queue_rollback(q);
+	append_rows(1);
+	begin(true);
+	last = append_one();
+	copy_files("queue.db", "copy.db");
+	queue_rollback(q);
+	close_queue(true);
+	open_named("copy.db", true);
+	ck_assert_uint_eq(queue_messages(q), 1);
+	ck_assert_uint_gt(append_rows(1), last);
 }
 END_TEST
 
@@ -1804,6 +1828,7 @@ Suite *check_queue(void)
 	tcase_add_test(t, test_no_id_twice_after_a_large_rollback);
 	tcase_add_test(t, test_no_id_twice_after_a_kill);
 	tcase_add_test(t, test_no_id_twice_in_files_left_behind);
+	tcase_add_test(t, test_no_id_twice_in_files_left_behind_after_rollback);
 	tcase_add_test(t, test_close_without_order);
 	suite_add_tcase(s, t);
 
