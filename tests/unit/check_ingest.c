@@ -1119,7 +1119,7 @@ START_TEST(test_flood_does_not_hold_up_the_loop)
 	unsigned dispatched = 0;
 	struct peer *busy;
 	size_t offset = 0;
-	int fds[2];
+	int fds[2], late[20];
 
 	for (size_t i = 0; i < sizeof(block); i++)
 		block[i] = line[i % (sizeof(line) - 1)];
@@ -1128,8 +1128,8 @@ START_TEST(test_flood_does_not_hold_up_the_loop)
 	ck_assert_int_ge(
 		sd_event_add_io(event, &source, fds[0], EPOLLIN, count_dispatch, &dispatched), 0);
 	busy = connect_peer();
-	for (unsigned round = 1; round <= 20; round++) {
-		_cleanup_(closep) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	for (unsigned round = 1; round <= ARRAY_SIZE(late); round++) {
+		int fd = late[round - 1] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 		unsigned clients = ingest_clients(ingest);
 
 		for (int i = 0; i < 4; i++) {
@@ -1150,6 +1150,8 @@ START_TEST(test_flood_does_not_hold_up_the_loop)
 		ck_assert_uint_eq(dispatched, round);
 		ck_assert_uint_gt(ingest_clients(ingest), clients);
 	}
+	for (size_t i = 0; i < ARRAY_SIZE(late); i++)
+		close(late[i]);
 	sd_event_source_unref(source);
 	close(fds[0]);
 	close(fds[1]);
