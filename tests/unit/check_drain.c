@@ -1297,6 +1297,7 @@ Suite *check_drain(void)
 	suite_add_tcase(s, t);
 
 	t = tcase_create("losses");
+	tcase_set_tags(t, "long");
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_set_timeout(t, TEST_SECONDS);
 	tcase_add_test(t, test_connection_lost);

@@ -825,12 +825,11 @@ END_TEST
 
 START_TEST(test_append_fails)
 {
-	unsigned commits;
 	struct peer *p;
 
 	start(&defaults);
 	p = connect_peer();
-	store.append_fails_in = 3;
+	store.append_fails_in = 2;
 	store.append_error = store_errors[_i];
 	store.commit_fails = 1; /* a store that failed to append commits nothing */
 	store.commit_error = store_errors[_i];
@@ -842,13 +841,12 @@ START_TEST(test_append_fails)
 	expect_error(p, "1", "storage");
 	expect_error(p, "2", "bad-topic");
 	expect_error(p, "null", "storage");
-	expect_error(p, "4", "storage");
-	ck_assert_uint_eq(stored_rows(), 0);
-	commits = store.commits;
-	ck_assert_uint_ge(commits, 1); /* so that the store ends what it began */
+	/* That ended the batch, so that the store could end what it had begun. */
+	expect_queued(p, "4", 2);
+	ck_assert_uint_eq(store.commits, 2);
 	say(p, 5);
 	expect_queued(p, "5", 3);
-	ck_assert_uint_eq(stored_rows(), 1);
+	ck_assert_uint_eq(stored_rows(), 2);
 }
 END_TEST
 
@@ -1109,6 +1107,14 @@ static int count_dispatch(sd_event_source *source, int fd, uint32_t events, void
 	return 0;
 }
 
+/* One dispatch with eight clients that never run dry. */
+static void flood_step(struct peer **busy, size_t *offset, const char *block, size_t n)
+{
+	for (int k = 0; k < 8; k++)
+		offset[k] = (offset[k] + send_some(busy[k], block + offset[k], n - offset[k])) % n;
+	step(0);
+}
+
 /* Others on the same loop, and clients who knock, get their turn while lines pour in. */
 START_TEST(test_flood_does_not_hold_up_the_loop)
 {
@@ -1117,8 +1123,8 @@ START_TEST(test_flood_does_not_hold_up_the_loop)
 	sd_event_source *source = NULL;
 	struct sockaddr_un a = address();
 	unsigned dispatched = 0;
-	struct peer *busy;
-	size_t offset = 0;
+	struct peer *busy[8];
+	size_t offset[8] = { 0 };
 	int fds[2], late[20];
 
 	for (size_t i = 0; i < sizeof(block); i++)
@@ -1127,26 +1133,19 @@ START_TEST(test_flood_does_not_hold_up_the_loop)
 	start(&defaults);
 	ck_assert_int_ge(
 		sd_event_add_io(event, &source, fds[0], EPOLLIN, count_dispatch, &dispatched), 0);
-	busy = connect_peer();
+	for (int k = 0; k < 8; k++)
+		busy[k] = connect_peer();
 	for (unsigned round = 1; round <= ARRAY_SIZE(late); round++) {
 		int fd = late[round - 1] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 		unsigned clients = ingest_clients(ingest);
 
-		for (int i = 0; i < 4; i++) {
-			offset =
-				(offset + send_some(busy, block + offset, sizeof(block) - offset)) %
-				sizeof(block);
-			step(0);
-		}
+		for (int i = 0; i < 4; i++)
+			flood_step(busy, offset, block, sizeof(block));
 		ck_assert_int_eq(write(fds[1], "x", 1), 1);
 		ck_assert_int_eq(connect(fd, (struct sockaddr *)&a, sizeof(a)), 0);
 		for (int i = 0; i < 6 && (dispatched < round || ingest_clients(ingest) == clients);
-			i++) {
-			offset =
-				(offset + send_some(busy, block + offset, sizeof(block) - offset)) %
-				sizeof(block);
-			step(0);
-		}
+			i++)
+			flood_step(busy, offset, block, sizeof(block));
 		ck_assert_uint_eq(dispatched, round);
 		ck_assert_uint_gt(ingest_clients(ingest), clients);
 	}
@@ -1838,6 +1837,7 @@ Suite *check_ingest(void)
 	suite_add_tcase(s, t);
 
 	t = tcase_create("clients");
+	tcase_set_tags(t, "long");
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_set_timeout(t, TEST_SECONDS);
 	tcase_add_test(t, test_max_clients);

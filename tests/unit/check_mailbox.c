@@ -407,6 +407,7 @@ Suite *check_mailbox(void)
 	suite_add_tcase(s, t);
 
 	t = tcase_create("two threads");
+	tcase_set_tags(t, "long");
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_set_timeout(t, TEST_SECONDS);
 	tcase_add_test(t, test_two_threads);
