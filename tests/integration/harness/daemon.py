@@ -140,10 +140,13 @@ class Daemon:
         env.pop("JOURNAL_STREAM", None)
         env.pop("INVOCATION_ID", None)
         env["NOTIFY_SOCKET"] = str(self.notify.path)
-        suppressions = Path(__file__).with_name("tsan.supp")
-        env["TSAN_OPTIONS"] = (
-            f"suppressions={suppressions}:{env.get('TSAN_OPTIONS', '')}"
-        )
+        for name in ("TSAN", "LSAN"):
+            suppressions = Path(__file__).with_name(f"{name.lower()}.supp")
+            options = f"{name}_OPTIONS"
+            env[options] = (
+                f"suppressions={suppressions}:print_suppressions=0:"
+                f"{env.get(options, '')}"
+            )
         env.update(self.extra_env)
         return env
 
