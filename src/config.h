@@ -27,12 +27,35 @@ enum config_mqtt_version {
 	CONFIG_MQTT_311,
 };
 
+/* Files are full paths, and could be read when the configuration was. */
+struct config_tls {
+	char *ca_file; /* both "": the system's certificates */
+	char *ca_path;
+	char *cert_file; /* client certificate and its key: both or neither */
+	char *key_file;
+	char *alpn; /* "" = none */
+	bool enabled; /* `tls` is there, even empty */
+	bool insecure; /* the broker's certificate is not checked */
+};
+
 struct config_broker {
 	char *host;
 	char *username; /* "" = none */
 	char *password; /* effective one, "" = none; never printed */
 	char *password_file; /* as configured, "" = none */
+	struct config_tls tls;
 	uint16_t port;
+	/* Lower is preferred. Brokers of one priority are equals: there is no failing back among
+	 * them. In a configured list: the place in it, from 0. */
+	uint16_t priority;
+};
+
+/* A message the gateway itself publishes. */
+struct config_presence {
+	char *topic; /* %i and %h filled in; "" = none */
+	char *payload;
+	uint8_t qos;
+	bool retain;
 };
 
 /* Strings are never NULL; "" stands for "not set". */
@@ -53,19 +76,40 @@ struct config {
 		char *path;
 		enum config_sync sync;
 	} queue;
-	struct config_broker *brokers; /* at least one */
+	struct config_broker *brokers; /* at least one, or NULL with discovery */
 	size_t n_brokers;
+	struct {
+		char *srv; /* at most one of the two is set */
+		char *file;
+		uint64_t refresh_usec;
+		/* With srv: user name, password and TLS of every broker it names. `brokers` may
+		 * hold one entry without host and port for it. host is "", port 0. A service
+		 * "_secure-mqtt._tcp" (IANA's name) has TLS on, whatever that entry says. */
+		struct config_broker template;
+	} discovery;
 	struct {
 		enum config_mqtt_version version;
 		char *client_id; /* %i and %h already filled in */
 		uint16_t keepalive; /* seconds; 0 = off */
 		uint64_t connect_timeout_usec;
-		unsigned inflight_max; /* messages; 0 = the program's choice */
+		uint64_t ack_timeout_usec;
+		unsigned inflight_max; /* messages; 0 = adaptive */
 		size_t inflight_bytes;
+		size_t max_rate; /* bytes a second towards the broker; 0 = no bound */
+		char *topic_prefix; /* %i and %h filled in */
+		bool clean_session;
+		bool provenance;
+		struct config_presence will;
+		struct config_presence birth;
 	} mqtt;
 	struct {
 		struct backoff_params backoff;
 		uint64_t stable_usec;
+		unsigned timeout_attempts;
+		unsigned heartbeat_attempts;
+		uint64_t heartbeat_delay_usec;
+		uint64_t set_aside_usec;
+		uint64_t failback_usec;
 	} retry;
 	struct {
 		int level; /* LOG_ERR ... LOG_DEBUG */
@@ -83,6 +127,23 @@ struct config {
 int config_load(struct config **ret, const char *path, FILE *faults) _must_check_;
 /* Takes NULL, returns NULL. Passwords are wiped. */
 struct config *config_free(struct config *c);
+
+/*
+ * Reads a file that holds one `brokers` list and nothing else: what discovery.file names. 0: *ret
+ * is an array of *ret_n brokers, at least one, to be freed with config_brokers_free(). -EINVAL: one
+ * line per fault was written to `faults`. -ENOMEM. `quiet`: nothing is logged of what is unwise, it
+ * was before. Never waits: takes regular files only. Any thread.
+ */
+int config_load_brokers(struct config_broker **ret, size_t *ret_n, const char *path, bool quiet,
+	FILE *faults) _must_check_;
+/* A copy of `n` brokers, to be freed with config_brokers_free(). 0 or -ENOMEM. */
+int config_brokers_copy(
+	struct config_broker **ret, const struct config_broker *brokers, size_t n) _must_check_;
+/* Whether all settings of the two are the same; priority and the name of a password file left out.
+ */
+bool config_broker_equal(const struct config_broker *a, const struct config_broker *b);
+/* Takes NULL. Passwords are wiped. */
+void config_brokers_free(struct config_broker *brokers, size_t n);
 
 /*
  * Writes the effective configuration in libconfig syntax, secrets as "***" (one from a password

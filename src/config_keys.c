@@ -70,6 +70,19 @@ static bool is_closer(const char *name, const char *candidate, unsigned *best)
 	return true;
 }
 
+/* The right key in the wrong group: in this one, or in one within it. */
+static bool is_elsewhere(const struct config_group *group, const char *name, char *buf, size_t size)
+{
+	if (config_key_find(group, name)) {
+		snprintf(buf, size, "%s.%s", group->name, name);
+		return true;
+	}
+	for (size_t i = 0; i < group->n_keys; i++)
+		if (group->keys[i].group && is_elsewhere(group->keys[i].group, name, buf, size))
+			return true;
+	return false;
+}
+
 bool config_suggest(const struct config_group *group, const char *name, char *buf, size_t size)
 {
 	unsigned best = (unsigned)strlen(name) / 3 + 1; /* one third of the letters may be wrong */
@@ -85,12 +98,11 @@ bool config_suggest(const struct config_group *group, const char *name, char *bu
 			snprintf(buf, size, "%s", config_groups[g].name);
 			found = true;
 		}
-	/* The right key in the wrong group. */
+	/* Of two such groups, the one at hand. */
+	if (!found && group)
+		found = is_elsewhere(group, name, buf, size);
 	for (size_t g = 0; !found && g < config_n_groups; g++)
-		if (config_key_find(&config_groups[g], name)) {
-			snprintf(buf, size, "%s.%s", config_groups[g].name, name);
-			found = true;
-		}
+		found = is_elsewhere(&config_groups[g], name, buf, size);
 	return found;
 }
 
@@ -160,6 +172,7 @@ static void describe(const struct config_key *key, char *buf, size_t size)
 	char least[32], most[32];
 
 	switch (key->kind) {
+	case CONFIG_KIND_BOOLEAN: snprintf(buf, size, "true or false"); break;
 	case CONFIG_KIND_COUNT:
 		snprintf(buf, size, "%s%.0f to %.0f", zero, key->least, key->most);
 		break;
@@ -167,9 +180,9 @@ static void describe(const struct config_key *key, char *buf, size_t size)
 		config_size_to_string((uint64_t)key->least, least, sizeof(least));
 		config_size_to_string((uint64_t)key->most, most, sizeof(most));
 		snprintf(buf, size,
-			"%s to %s, as a string such as \"64K\", \"1M\" or \"1G\", or a plain "
+			"%s%s to %s, as a string such as \"64K\", \"1M\" or \"1G\", or a plain "
 			"integer",
-			least, most);
+			key->none ? "\"none\", or " : "", least, most);
 		break;
 	case CONFIG_KIND_DURATION:
 		if (key->above)
@@ -184,6 +197,7 @@ static void describe(const struct config_key *key, char *buf, size_t size)
 	case CONFIG_KIND_STRING:
 	case CONFIG_KIND_TEMPLATE:
 	case CONFIG_KIND_SECRET: snprintf(buf, size, "a string"); break;
+	case CONFIG_KIND_GROUP: snprintf(buf, size, "{ name = value; ... }"); break;
 	}
 }
 
@@ -282,10 +296,35 @@ static int store_string(const struct config_key *key, void *base, const char *s)
 	return config_string_set((char **)((char *)base + key->offset), s);
 }
 
-int config_key_set_default(const struct config_key *key, void *base)
+static int set_default(const struct config_key *key, void *base)
 {
-	return key->text ? store_string(key, base, key->text)
-			 : store_number(key, base, key->number);
+	if (key->kind == CONFIG_KIND_GROUP)
+		return config_group_set_defaults(key->group, (char *)base + key->offset);
+	if (key->text)
+		return store_string(key, base, key->text);
+	if (key->kind == CONFIG_KIND_BOOLEAN || (key->none && key->number == 0))
+		return store_integer(key, base, (uint64_t)key->number);
+	return store_number(key, base, key->number);
+}
+
+int config_group_set_defaults(const struct config_group *group, void *base)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < group->n_keys && r == 0; i++)
+		r = set_default(&group->keys[i], base);
+	return r;
+}
+
+bool config_group_is_enabled(const struct config_group *group, const void *base)
+{
+	return !group->is_switch || *(const bool *)((const char *)base + group->enabled);
+}
+
+void config_group_enable(const struct config_group *group, void *base)
+{
+	if (group->is_switch)
+		*(bool *)((char *)base + group->enabled) = true;
 }
 
 /* "found a float, wanted an integer" */
@@ -294,7 +333,11 @@ static int wrong_type(const struct config_key *key, enum config_type type, char 
 	const char *wanted = "a string";
 	char allowed[256];
 
-	if (key->kind == CONFIG_KIND_COUNT)
+	if (key->kind == CONFIG_KIND_GROUP)
+		wanted = "a group";
+	else if (key->kind == CONFIG_KIND_BOOLEAN)
+		wanted = "a boolean";
+	else if (key->kind == CONFIG_KIND_COUNT)
 		wanted = "an integer";
 	else if (key->kind == CONFIG_KIND_SIZE)
 		wanted = "a size";
@@ -331,7 +374,9 @@ static int set_string(
 	double bytes = 0;
 	int r;
 
-	if (key->kind == CONFIG_KIND_SIZE) {
+	if (key->none && streq(s, "none")) {
+		r = store_integer(key, base, 0);
+	} else if (key->kind == CONFIG_KIND_SIZE) {
 		r = parse_size(s, &bytes);
 		if (r == 0)
 			r = store_number(key, base, bytes);
@@ -353,6 +398,12 @@ int config_key_set(const struct config_key *key, const struct config_value *valu
 	char found[64];
 	double number;
 
+	if (key->kind == CONFIG_KIND_GROUP)
+		return wrong_type(key, value->type, why, size);
+	if (key->kind == CONFIG_KIND_BOOLEAN)
+		return value->type == CONFIG_BOOLEAN
+			? store_integer(key, base, (uint64_t)value->integer)
+			: wrong_type(key, value->type, why, size);
 	if (value->type == CONFIG_STRING && (key->text || key->kind == CONFIG_KIND_SIZE))
 		return set_string(key, value->string, base, why, size);
 	if (!key->text && value->type == CONFIG_INTEGER) {

@@ -26,7 +26,7 @@ const char *config_type_to_string(enum config_type type);
 /* A scalar as it stands in the file. */
 struct config_value {
 	enum config_type type;
-	int64_t integer;
+	int64_t integer; /* of a boolean, too: 0 or 1 */
 	double number;
 	const char *string;
 };
@@ -35,12 +35,14 @@ enum config_kind {
 	CONFIG_KIND_STRING,
 	CONFIG_KIND_TEMPLATE, /* a string in which % means something; stored filled in */
 	CONFIG_KIND_SECRET, /* a string that is never shown */
+	CONFIG_KIND_BOOLEAN,
 	CONFIG_KIND_COUNT, /* an unsigned integer of the field's width */
 	CONFIG_KIND_SIZE, /* bytes, in a size_t */
 	CONFIG_KIND_DURATION, /* seconds; stored as microseconds in a uint64_t */
 	CONFIG_KIND_FACTOR, /* a double */
 	CONFIG_KIND_WORD, /* one of a few words, in an int or an enum */
 	CONFIG_KIND_MODE, /* file permissions, in a mode_t */
+	CONFIG_KIND_GROUP, /* of keys, in a struct of its own */
 };
 
 /* The words of CONFIG_KIND_WORD. */
@@ -50,26 +52,35 @@ struct config_words {
 	const char *allowed;
 };
 
+struct config_group;
+
 struct config_key {
 	const char *name;
 	enum config_kind kind;
 	size_t offset; /* in the group's struct */
 	size_t width;
+	const struct config_group *group; /* of CONFIG_KIND_GROUP */
 	const char *text; /* default of strings, words, modes */
 	double number; /* default of numbers; durations in seconds */
 	double least, most; /* their range */
 	bool zero; /* 0 is allowed below the range, too */
 	bool above; /* `least` itself is not allowed */
+	bool none; /* a size that may be the word "none", stored as 0 */
+	bool discovered; /* of a broker; not given where DNS tells it */
 	/* NULL when a string is good, else what is allowed. */
 	const char *(*check)(const char *s);
 	const struct config_words *words;
 };
 
 struct config_group {
-	const char *name;
+	const char *name; /* of one within another group: both, with a dot */
 	const struct config_key *keys;
 	size_t n_keys;
 	bool is_list; /* of groups, each a struct config_broker; else keys are in struct config */
+	/* There is a bool `enabled` in the struct: whether the group was given. Only then it is
+	 * printed. */
+	bool is_switch;
+	size_t enabled;
 };
 
 extern const struct config_group config_groups[];
@@ -83,8 +94,12 @@ const struct config_key *config_key_find(const struct config_group *group, const
  */
 bool config_suggest(const struct config_group *group, const char *name, char *buf, size_t size);
 
-/* Sets the field in `base` to the key's default. -ENOMEM. */
-int config_key_set_default(const struct config_key *key, void *base) _must_check_;
+/* Sets all fields in `base`, those of groups within the group, too, to their defaults. -ENOMEM. */
+int config_group_set_defaults(const struct config_group *group, void *base) _must_check_;
+
+/* Whether a group is on; always, unless it is one that has to be given. */
+bool config_group_is_enabled(const struct config_group *group, const void *base);
+void config_group_enable(const struct config_group *group, void *base);
 
 /*
  * Checks and stores one value. -EINVAL: `why` says what is wrong and what is allowed, the field is

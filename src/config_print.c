@@ -58,11 +58,12 @@ static void print_factor(double value, FILE *out)
 	fprintf(out, "%s%s", text, strpbrk(text, ".e") ? "" : ".0");
 }
 
-static void print_size(uint64_t bytes, FILE *out)
+static void print_size(const struct config_key *key, uint64_t bytes, FILE *out)
 {
-	char text[32];
+	char text[32] = "none";
 
-	config_size_to_string(bytes, text, sizeof(text));
+	if (bytes > 0 || !key->none)
+		config_size_to_string(bytes, text, sizeof(text));
 	fprintf(out, "\"%s\"", text);
 }
 
@@ -77,11 +78,13 @@ static void print_value(const struct config_key *key, const void *base, FILE *ou
 	const void *field = (const char *)base + key->offset;
 
 	switch (key->kind) {
+	case CONFIG_KIND_GROUP: break;
+	case CONFIG_KIND_BOOLEAN: fputs(*(const bool *)field ? "true" : "false", out); break;
 	case CONFIG_KIND_STRING: print_string(*(char *const *)field, '\0', out); break;
 	case CONFIG_KIND_TEMPLATE: print_string(*(char *const *)field, '%', out); break;
 	case CONFIG_KIND_SECRET: print_secret(base, *(char *const *)field, out); break;
 	case CONFIG_KIND_COUNT: fprintf(out, "%" PRIu64, load_integer(key, field)); break;
-	case CONFIG_KIND_SIZE: print_size(load_integer(key, field), out); break;
+	case CONFIG_KIND_SIZE: print_size(key, load_integer(key, field), out); break;
 	case CONFIG_KIND_DURATION: print_duration(load_integer(key, field), out); break;
 	case CONFIG_KIND_FACTOR: print_factor(*(const double *)field, out); break;
 	case CONFIG_KIND_WORD:
@@ -91,14 +94,47 @@ static void print_value(const struct config_key *key, const void *base, FILE *ou
 	}
 }
 
-static void print_keys(
-	const struct config_group *group, const void *base, const char *indent, FILE *out)
+/* `discovered`: without what DNS tells of a broker. */
+static void print_keys(const struct config_group *group, const void *base, bool discovered,
+	unsigned depth, FILE *out)
 {
 	for (size_t i = 0; i < group->n_keys; i++) {
-		fprintf(out, "%s%s = ", indent, group->keys[i].name);
-		print_value(&group->keys[i], base, out);
-		fputs(";\n", out);
+		const struct config_key *key = &group->keys[i];
+		const void *field = (const char *)base + key->offset;
+
+		if (key->discovered && discovered)
+			continue;
+		if (key->kind != CONFIG_KIND_GROUP) {
+			fprintf(out, "%.*s%s = ", (int)depth, "\t\t\t", key->name);
+			print_value(key, base, out);
+			fputs(";\n", out);
+		} else if (config_group_is_enabled(key->group, field)) {
+			fprintf(out, "%.*s%s: {\n", (int)depth, "\t\t\t", key->name);
+			print_keys(key->group, field, false, depth + 1, out);
+			fprintf(out, "%.*s};\n", (int)depth, "\t\t\t");
+		}
 	}
+}
+
+static void print_brokers(const struct config_group *group, const struct config *c, FILE *out)
+{
+	const struct config_broker *brokers = c->brokers;
+	bool discovered = *c->discovery.srv;
+	size_t n = c->n_brokers;
+
+	if (discovered) {
+		brokers = &c->discovery.template;
+		n = 1;
+	}
+	if (n == 0)
+		return;
+	fprintf(out, "%s: (\n", group->name);
+	for (size_t i = 0; i < n; i++) {
+		fputs("\t{\n", out);
+		print_keys(group, &brokers[i], discovered, 2, out);
+		fputs(i + 1 < n ? "\t},\n" : "\t}\n", out);
+	}
+	fputs(");\n", out);
 }
 
 int config_print(const struct config *c, FILE *out)
@@ -107,19 +143,13 @@ int config_print(const struct config *c, FILE *out)
 	for (size_t g = 0; g < config_n_groups; g++) {
 		const struct config_group *group = &config_groups[g];
 
-		if (!group->is_list) {
-			fprintf(out, "%s: {\n", group->name);
-			print_keys(group, c, "\t", out);
-			fputs("};\n", out);
+		if (group->is_list) {
+			print_brokers(group, c, out);
 			continue;
 		}
-		fprintf(out, "%s: (\n", group->name);
-		for (size_t i = 0; i < c->n_brokers; i++) {
-			fputs("\t{\n", out);
-			print_keys(group, &c->brokers[i], "\t\t", out);
-			fputs(i + 1 < c->n_brokers ? "\t},\n" : "\t}\n", out);
-		}
-		fputs(");\n", out);
+		fprintf(out, "%s: {\n", group->name);
+		print_keys(group, c, false, 1, out);
+		fputs("};\n", out);
 	}
 	if (fflush(out) != 0 || ferror(out))
 		return errno > 0 ? -errno : -EIO;

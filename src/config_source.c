@@ -30,7 +30,7 @@ struct scan {
 	unsigned depth;
 };
 
-static int scan_file(struct config_source *s, const char *path, unsigned depth);
+static int scan_file(struct config_source *s, const char *path, unsigned depth, bool regular);
 
 int config_slurp(const char *path, bool regular, size_t max, char **ret, size_t *ret_length,
 	mode_t *ret_mode)
@@ -109,6 +109,10 @@ void config_source_fault(struct config_source *s, unsigned at, const char *forma
 		s->no_memory = s->broken = true;
 		return;
 	}
+	/* A value that is quoted may hold anything; a fault is one line. */
+	for (char *p = text; *p; p++)
+		if ((unsigned char)*p < ' ' || *p == 0x7f)
+			*p = '?';
 	faults[s->n_faults] = (struct config_source_fault){
 		.at = at,
 		.order = s->n_faults,
@@ -368,7 +372,7 @@ static void take_include(struct scan *c, size_t opening)
 		return;
 	}
 	put(s, "\n", 1);
-	r = scan_file(s, path, c->depth + 1);
+	r = scan_file(s, path, c->depth + 1, true);
 	if (r < 0) {
 		config_source_fault(
 			s, at, "cannot include \"%s\": %s", path, config_slurp_strerror(r));
@@ -410,7 +414,7 @@ static void scan_text(struct scan *c)
 }
 
 /* Joins one file. -errno when it cannot be read: nothing was added. */
-static int scan_file(struct config_source *s, const char *path, unsigned depth)
+static int scan_file(struct config_source *s, const char *path, unsigned depth, bool regular)
 {
 	_cleanup_(freep) char *buf = NULL;
 	struct scan c = { .s = s, .depth = depth, .line = 1 };
@@ -418,8 +422,7 @@ static int scan_file(struct config_source *s, const char *path, unsigned depth)
 	mode_t mode;
 	int r;
 
-	/* The file asked for may be a pipe; an include may not keep us waiting. */
-	r = config_slurp(path, depth > 0, MAX_BYTES, &buf, &length, &mode);
+	r = config_slurp(path, regular, MAX_BYTES, &buf, &length, &mode);
 	if (r < 0)
 		return r;
 	c.file = add_file(s, path, mode);
@@ -438,14 +441,14 @@ static int scan_file(struct config_source *s, const char *path, unsigned depth)
 	return 0;
 }
 
-int config_source_read(struct config_source *s, const char *path)
+int config_source_read(struct config_source *s, const char *path, bool regular)
 {
 	int r;
 
 	*s = (struct config_source){ .text = malloc(MAX_BYTES + 1) };
 	if (!s->text)
 		return -ENOMEM;
-	r = scan_file(s, path, 0);
+	r = scan_file(s, path, 0, regular);
 	s->text[s->length] = '\0';
 	if (r < 0) {
 		add_file(s, path, 0);

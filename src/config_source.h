@@ -42,9 +42,10 @@ struct config_source {
 /*
  * Reads `path` and its @include lines (relative names: from the folder of the including file),
  * and checks what libconfig 1.5 passes over in silence: integers it would cut to 32 bits, NUL
- * bytes, strings and comments that never end. Faults are kept; -ENOMEM is the only error.
+ * bytes, strings and comments that never end. Included files must be regular ones, which never keep
+ * us waiting; with `regular` `path` itself, too. Faults are kept; -ENOMEM is the only error.
  */
-int config_source_read(struct config_source *s, const char *path) _must_check_;
+int config_source_read(struct config_source *s, const char *path, bool regular) _must_check_;
 void config_source_done(struct config_source *s);
 
 /* Keeps a fault on line `at` (from 1) of the joined text; 0: on the file as a whole. */

@@ -44,16 +44,19 @@ static bool is_plain(const char *s, const char *more)
 	return true;
 }
 
-static bool is_file_path(const char *s, size_t most)
+static bool is_path(const char *s, size_t most)
 {
-	size_t n = strlen(s);
-
-	if (s[0] != '/' || n > most || s[n - 1] == '/')
+	if (s[0] != '/' || strlen(s) > most)
 		return false;
 	for (; *s; s++)
 		if (iscntrl((unsigned char)*s))
 			return false;
 	return true;
+}
+
+static bool is_file_path(const char *s, size_t most)
+{
+	return is_path(s, most) && s[strlen(s) - 1] != '/';
 }
 
 static const char *check_id(const char *s)
@@ -99,11 +102,64 @@ static const char *check_password(const char *s)
 	return strlen(s) <= UINT16_MAX ? NULL : "at most 65535 bytes";
 }
 
-static const char *check_password_file(const char *s)
+static const char *check_file(const char *s)
 {
 	if (!*s || (strchr(s, '/') ? is_file_path(s, PATH_MAX - 1) : strlen(s) <= NAME_MAX))
 		return NULL;
 	return "an absolute path, or the name of a systemd credential";
+}
+
+static const char *check_folder(const char *s)
+{
+	return !*s || is_path(s, PATH_MAX - 1) ? NULL : "the absolute path of a folder";
+}
+
+static const char *check_alpn(const char *s)
+{
+	size_t n = strlen(s);
+
+	for (; *s; s++)
+		if (!isascii((unsigned char)*s) || !isgraph((unsigned char)*s))
+			n = SIZE_MAX;
+	return n <= 255 ? NULL : "1 to 255 ASCII characters without blanks, or \"\" for none";
+}
+
+/* One label of a name, of n bytes. */
+static bool is_label(const char *s, size_t n, bool underscore)
+{
+	return n >= (underscore ? 2 : 1) && n <= 63 && (!underscore || *s == '_');
+}
+
+static const char *check_srv(const char *s)
+{
+	size_t n_labels = 0, n;
+	const char *p = s;
+	bool good = strlen(s) <= 253 && is_plain(s, "-_.");
+
+	if (!*s)
+		return NULL;
+	while (good) {
+		n = strcspn(p, ".");
+		good = is_label(p, n, n_labels < 2);
+		n_labels++;
+		p += n;
+		/* A dot at the end is the root's. */
+		if (!*p || !*++p)
+			break;
+	}
+	return good && n_labels > 2 ? NULL
+				    : "a name such as \"_mqtt._tcp.example.org\", at most 253 "
+				      "letters, digits, '-', '_', '.'";
+}
+
+static const char *check_discovery_file(const char *s)
+{
+	return !*s || is_file_path(s, PATH_MAX - 1) ? NULL : "an absolute path";
+}
+
+static const char *check_payload(const char *s)
+{
+	return strlen(s) <= UINT16_MAX ? NULL : "at most 65535 bytes";
 }
 
 /* --- words --------------------------------------------------------------------------------- */
@@ -173,6 +229,8 @@ static const struct config_words level_words = {
 #define IN(type, field) .offset = offsetof(type, field), .width = sizeof(((type *)NULL)->field)
 #define CONFIG(field)	IN(struct config, field)
 #define BROKER(field)	IN(struct config_broker, field)
+#define TLS(field)	IN(struct config_tls, field)
+#define PRESENCE(field) IN(struct config_presence, field)
 
 /* clang-format off */
 static const struct config_key gateway_keys[] = {
@@ -200,27 +258,77 @@ static const struct config_key queue_keys[] = {
 	{ "sync", CONFIG_KIND_WORD, CONFIG(queue.sync), .text = "full", .words = &sync_words },
 };
 
+static const struct config_key tls_keys[] = {
+	{ "ca_file", CONFIG_KIND_STRING, TLS(ca_file), .text = "", .check = check_file },
+	{ "ca_path", CONFIG_KIND_STRING, TLS(ca_path), .text = "", .check = check_folder },
+	{ "cert_file", CONFIG_KIND_STRING, TLS(cert_file), .text = "", .check = check_file },
+	{ "key_file", CONFIG_KIND_STRING, TLS(key_file), .text = "", .check = check_file },
+	{ "alpn", CONFIG_KIND_STRING, TLS(alpn), .text = "", .check = check_alpn },
+	{ "insecure", CONFIG_KIND_BOOLEAN, TLS(insecure) },
+};
+
+static const struct config_group tls_group = {
+	"brokers.tls", tls_keys, ARRAY_SIZE(tls_keys),
+	.is_switch = true, .enabled = offsetof(struct config_tls, enabled),
+};
+
 static const struct config_key broker_keys[] = {
-	{ "host", CONFIG_KIND_STRING, BROKER(host), .text = "localhost", .check = check_host },
-	{ "port", CONFIG_KIND_COUNT, BROKER(port), .number = 1883, .least = 1, .most = 65535 },
+	{ "host", CONFIG_KIND_STRING, BROKER(host), .text = "localhost", .check = check_host,
+		.discovered = true },
+	/* 8883 with TLS */
+	{ "port", CONFIG_KIND_COUNT, BROKER(port), .number = 1883, .least = 1, .most = 65535,
+		.discovered = true },
 	{ "username", CONFIG_KIND_STRING, BROKER(username), .text = "", .check = check_username },
 	{ "password", CONFIG_KIND_SECRET, BROKER(password), .text = "", .check = check_password },
 	{ "password_file", CONFIG_KIND_STRING, BROKER(password_file), .text = "",
-		.check = check_password_file },
+		.check = check_file },
+	{ "tls", CONFIG_KIND_GROUP, BROKER(tls), .group = &tls_group },
+};
+
+static const struct config_key discovery_keys[] = {
+	{ "srv", CONFIG_KIND_STRING, CONFIG(discovery.srv), .text = "", .check = check_srv },
+	{ "file", CONFIG_KIND_STRING, CONFIG(discovery.file), .text = "",
+		.check = check_discovery_file },
+	{ "refresh", CONFIG_KIND_DURATION, CONFIG(discovery.refresh_usec), .number = 300,
+		.most = DAY, .above = true },
+};
+
+static const struct config_key presence_keys[] = {
+	{ "topic", CONFIG_KIND_TEMPLATE, PRESENCE(topic), .text = "" },
+	{ "payload", CONFIG_KIND_STRING, PRESENCE(payload), .text = "", .check = check_payload },
+	{ "qos", CONFIG_KIND_COUNT, PRESENCE(qos), .number = 1, .most = 2 },
+	{ "retain", CONFIG_KIND_BOOLEAN, PRESENCE(retain), .number = true },
+};
+
+static const struct config_group will_group = {
+	"mqtt.will", presence_keys, ARRAY_SIZE(presence_keys),
+};
+
+static const struct config_group birth_group = {
+	"mqtt.birth", presence_keys, ARRAY_SIZE(presence_keys),
 };
 
 static const struct config_key mqtt_keys[] = {
 	{ "version", CONFIG_KIND_WORD, CONFIG(mqtt.version), .text = "auto",
 		.words = &version_words },
 	{ "client_id", CONFIG_KIND_TEMPLATE, CONFIG(mqtt.client_id), .text = "mqttgw-%i" },
+	{ "clean_session", CONFIG_KIND_BOOLEAN, CONFIG(mqtt.clean_session) },
 	/* libmosquitto refuses 1 to 4. */
 	{ "keepalive", CONFIG_KIND_COUNT, CONFIG(mqtt.keepalive), .number = 60,
 		.least = 5, .most = 65535, .zero = true },
 	{ "connect_timeout", CONFIG_KIND_DURATION, CONFIG(mqtt.connect_timeout_usec), .number = 10,
 		.most = 3600, .above = true },
+	{ "ack_timeout", CONFIG_KIND_DURATION, CONFIG(mqtt.ack_timeout_usec), .number = 20,
+		.most = 3600, .above = true },
 	{ "inflight_max", CONFIG_KIND_COUNT, CONFIG(mqtt.inflight_max), .most = 65000 },
 	{ "inflight_bytes", CONFIG_KIND_SIZE, CONFIG(mqtt.inflight_bytes), .number = M,
 		.least = K, .most = G },
+	{ "max_rate", CONFIG_KIND_SIZE, CONFIG(mqtt.max_rate), .least = 64, .most = G,
+		.none = true },
+	{ "topic_prefix", CONFIG_KIND_TEMPLATE, CONFIG(mqtt.topic_prefix), .text = "" },
+	{ "provenance", CONFIG_KIND_BOOLEAN, CONFIG(mqtt.provenance), .number = true },
+	{ "will", CONFIG_KIND_GROUP, CONFIG(mqtt.will), .group = &will_group },
+	{ "birth", CONFIG_KIND_GROUP, CONFIG(mqtt.birth), .group = &birth_group },
 };
 
 static const struct config_key retry_keys[] = {
@@ -233,6 +341,16 @@ static const struct config_key retry_keys[] = {
 	{ "jitter", CONFIG_KIND_WORD, CONFIG(retry.backoff.jitter), .text = "full",
 		.words = &jitter_words },
 	{ "stable", CONFIG_KIND_DURATION, CONFIG(retry.stable_usec), .number = 30, .most = DAY },
+	{ "timeout_attempts", CONFIG_KIND_COUNT, CONFIG(retry.timeout_attempts), .number = 3,
+		.least = 1, .most = 1000 },
+	{ "heartbeat_attempts", CONFIG_KIND_COUNT, CONFIG(retry.heartbeat_attempts), .number = 2,
+		.most = 1000 },
+	{ "heartbeat_delay", CONFIG_KIND_DURATION, CONFIG(retry.heartbeat_delay_usec), .number = 1,
+		.most = 3600 },
+	{ "set_aside", CONFIG_KIND_DURATION, CONFIG(retry.set_aside_usec), .number = 300,
+		.most = DAY, .above = true },
+	{ "failback", CONFIG_KIND_DURATION, CONFIG(retry.failback_usec), .number = 300,
+		.most = DAY, .above = true },
 };
 
 static const struct config_key log_keys[] = {
@@ -244,6 +362,7 @@ const struct config_group config_groups[] = {
 	{ "socket", socket_keys, ARRAY_SIZE(socket_keys) },
 	{ "queue", queue_keys, ARRAY_SIZE(queue_keys) },
 	{ "brokers", broker_keys, ARRAY_SIZE(broker_keys), .is_list = true },
+	{ "discovery", discovery_keys, ARRAY_SIZE(discovery_keys) },
 	{ "mqtt", mqtt_keys, ARRAY_SIZE(mqtt_keys) },
 	{ "retry", retry_keys, ARRAY_SIZE(retry_keys) },
 	{ "log", log_keys, ARRAY_SIZE(log_keys) },

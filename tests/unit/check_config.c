@@ -142,26 +142,29 @@ static char *print(const struct config *c)
 	return text;
 }
 
-/* What was printed for "group.key" is `expected`. */
-static void assert_printed(const char *text, const char *key, const char *expected)
+/* What was printed for "group.key" or "group.group.key" is `expected`. */
+static void assert_printed(const char *text, const char *path, const char *expected)
 {
-	const char *dot = strchr(key, '.'), *group, *end, *value;
-	char *head = format("%.*s: ", (int)(dot - key), key), *line = format("\t%s = ", dot + 1);
-	char *found;
+	const char *at = text, *dot, *end = NULL;
+	char *head, *found;
 
-	group = strstr(text, head);
-	ck_assert_ptr_nonnull(group);
-	end = strstr(group, "\n}");
-	if (strncmp(key, "brokers", 7) == 0)
-		end = strstr(group, "\n)");
-	value = strstr(group, line);
-	ck_assert_msg(value && value < end, "%s is not printed", key);
-	value += strlen(line);
-	found = format("%.*s", (int)(strchr(value, '\n') - value), value);
+	for (; (dot = strchr(path, '.')); path = dot + 1) {
+		head = format("%.*s: ", (int)(dot - path), path);
+		at = strstr(at, head);
+		ck_assert_msg(at && (!end || at < end), "%s is not printed", head);
+		end = strstr(at, strncmp(head, "brokers", 7) == 0 ? "\n)" : "\n}");
+		if (end)
+			end++;
+		free(head);
+	}
+	head = format("\t%s = ", path);
+	at = strstr(at, head);
+	ck_assert_msg(at && at < end, "%s is not printed", path);
+	at += strlen(head);
+	found = format("%.*s", (int)(strchr(at, '\n') - at), at);
 	ck_assert_str_eq(found, expected);
 	free(found);
 	free(head);
-	free(line);
 }
 
 static char *repeat(char c, size_t n)
@@ -208,8 +211,34 @@ START_TEST(test_defaults)
 	ck_assert_str_eq(c->brokers[0].username, "");
 	ck_assert_str_eq(c->brokers[0].password, "");
 	ck_assert_str_eq(c->brokers[0].password_file, "");
+	ck_assert(!c->brokers[0].tls.enabled);
+	ck_assert(!c->brokers[0].tls.insecure);
+	ck_assert_str_eq(c->brokers[0].tls.ca_file, "");
+	ck_assert_str_eq(c->brokers[0].tls.ca_path, "");
+	ck_assert_str_eq(c->brokers[0].tls.cert_file, "");
+	ck_assert_str_eq(c->brokers[0].tls.key_file, "");
+	ck_assert_str_eq(c->brokers[0].tls.alpn, "");
+	ck_assert_uint_eq(c->brokers[0].priority, 0);
+	ck_assert_str_eq(c->discovery.srv, "");
+	ck_assert_str_eq(c->discovery.file, "");
+	ck_assert_uint_eq(c->discovery.refresh_usec, 300 * USEC_PER_SEC);
+	ck_assert_str_eq(c->discovery.template.host, "");
+	ck_assert_str_eq(c->discovery.template.tls.alpn, "");
 	ck_assert_int_eq(c->mqtt.version, CONFIG_MQTT_AUTO);
 	ck_assert_str_eq(c->mqtt.client_id, "mqttgw-gw");
+	ck_assert(!c->mqtt.clean_session);
+	ck_assert_uint_eq(c->mqtt.ack_timeout_usec, 20 * USEC_PER_SEC);
+	ck_assert_uint_eq(c->mqtt.max_rate, 0);
+	ck_assert_str_eq(c->mqtt.topic_prefix, "");
+	ck_assert(c->mqtt.provenance);
+	ck_assert_str_eq(c->mqtt.will.topic, "");
+	ck_assert_str_eq(c->mqtt.will.payload, "");
+	ck_assert_uint_eq(c->mqtt.will.qos, 1);
+	ck_assert(c->mqtt.will.retain);
+	ck_assert_str_eq(c->mqtt.birth.topic, "");
+	ck_assert_str_eq(c->mqtt.birth.payload, "");
+	ck_assert_uint_eq(c->mqtt.birth.qos, 1);
+	ck_assert(c->mqtt.birth.retain);
 	ck_assert_uint_eq(c->mqtt.keepalive, 60);
 	ck_assert_uint_eq(c->mqtt.connect_timeout_usec, 10 * USEC_PER_SEC);
 	ck_assert_uint_eq(c->mqtt.inflight_max, 0);
@@ -219,6 +248,11 @@ START_TEST(test_defaults)
 	ck_assert(c->retry.backoff.multiplier == 2.0);
 	ck_assert_int_eq(c->retry.backoff.jitter, BACKOFF_JITTER_FULL);
 	ck_assert_uint_eq(c->retry.stable_usec, 30 * USEC_PER_SEC);
+	ck_assert_uint_eq(c->retry.timeout_attempts, 3);
+	ck_assert_uint_eq(c->retry.heartbeat_attempts, 2);
+	ck_assert_uint_eq(c->retry.heartbeat_delay_usec, USEC_PER_SEC);
+	ck_assert_uint_eq(c->retry.set_aside_usec, 300 * USEC_PER_SEC);
+	ck_assert_uint_eq(c->retry.failback_usec, 300 * USEC_PER_SEC);
 	ck_assert_int_eq(c->log.level, LOG_INFO);
 	config_free(c);
 }
@@ -232,11 +266,19 @@ START_TEST(test_everything_set)
 		"	max_clients = 7; max_message_bytes = 2048; max_buffered_bytes = \"3K\"; "
 		"};\n"
 		"queue: { path = \"/q\"; sync = \"normal\"; };\n"
-		"brokers: ( { host = \"b\"; port = 2; username = \"u\"; password = \"p\"; } );\n"
+		"brokers: ( { host = \"b\"; port = 2; username = \"u\"; password = \"p\";\n"
+		"	tls: { ca_path = \"/\"; alpn = \"mqtt\"; insecure = true; }; } );\n"
+		"discovery: { refresh = 3.5; };\n"
 		"mqtt: { version = \"3.1.1\"; client_id = \"c\"; keepalive = 9;\n"
-		"	connect_timeout = 0.25; inflight_max = 11; inflight_bytes = \"12K\"; };\n"
-		"retry: { base = 13; max = 14.5; multiplier = 15; jitter = \"none\"; stable = 0; "
+		"	connect_timeout = 0.25; inflight_max = 11; inflight_bytes = \"12K\";\n"
+		"	clean_session = true; ack_timeout = 1.5; max_rate = \"64\";\n"
+		"	topic_prefix = \"p/%i/\"; provenance = false;\n"
+		"	will: { topic = \"w/%i\"; payload = \"gone\"; qos = 0; retain = false; };\n"
+		"	birth: { topic = \"b\"; payload = \"here\"; qos = 2; retain = false; }; "
 		"};\n"
+		"retry: { base = 13; max = 14.5; multiplier = 15; jitter = \"none\"; stable = 0;\n"
+		"	timeout_attempts = 16; heartbeat_attempts = 0; heartbeat_delay = 0;\n"
+		"	set_aside = 17; failback = 0.5; };\n"
 		"log: { level = \"debug\"; };\n");
 
 	ck_assert_str_eq(c->gateway.id, "g.1_a-B");
@@ -254,6 +296,24 @@ START_TEST(test_everything_set)
 	ck_assert_str_eq(c->brokers[0].username, "u");
 	ck_assert_str_eq(c->brokers[0].password, "p");
 	ck_assert_str_eq(c->brokers[0].password_file, "");
+	ck_assert(c->brokers[0].tls.enabled);
+	ck_assert(c->brokers[0].tls.insecure);
+	ck_assert_str_eq(c->brokers[0].tls.ca_path, "/");
+	ck_assert_str_eq(c->brokers[0].tls.alpn, "mqtt");
+	ck_assert_uint_eq(c->discovery.refresh_usec, 3500000);
+	ck_assert(c->mqtt.clean_session);
+	ck_assert_uint_eq(c->mqtt.ack_timeout_usec, 1500000);
+	ck_assert_uint_eq(c->mqtt.max_rate, 64);
+	ck_assert_str_eq(c->mqtt.topic_prefix, "p/g.1_a-B/");
+	ck_assert(!c->mqtt.provenance);
+	ck_assert_str_eq(c->mqtt.will.topic, "w/g.1_a-B");
+	ck_assert_str_eq(c->mqtt.will.payload, "gone");
+	ck_assert_uint_eq(c->mqtt.will.qos, 0);
+	ck_assert(!c->mqtt.will.retain);
+	ck_assert_str_eq(c->mqtt.birth.topic, "b");
+	ck_assert_str_eq(c->mqtt.birth.payload, "here");
+	ck_assert_uint_eq(c->mqtt.birth.qos, 2);
+	ck_assert(!c->mqtt.birth.retain);
 	ck_assert_int_eq(c->mqtt.version, CONFIG_MQTT_311);
 	ck_assert_str_eq(c->mqtt.client_id, "c");
 	ck_assert_uint_eq(c->mqtt.keepalive, 9);
@@ -265,6 +325,11 @@ START_TEST(test_everything_set)
 	ck_assert(c->retry.backoff.multiplier == 15.0);
 	ck_assert_int_eq(c->retry.backoff.jitter, BACKOFF_JITTER_NONE);
 	ck_assert_uint_eq(c->retry.stable_usec, 0);
+	ck_assert_uint_eq(c->retry.timeout_attempts, 16);
+	ck_assert_uint_eq(c->retry.heartbeat_attempts, 0);
+	ck_assert_uint_eq(c->retry.heartbeat_delay_usec, 0);
+	ck_assert_uint_eq(c->retry.set_aside_usec, 17 * USEC_PER_SEC);
+	ck_assert_uint_eq(c->retry.failback_usec, 500000);
 	ck_assert_int_eq(c->log.level, LOG_DEBUG);
 	config_free(c);
 }
@@ -305,6 +370,48 @@ static const struct {
 	{ "brokers: ( { username = \"u\"; password = \"s\\x01\"; } );", "brokers.password",
 		"\"***\";" },
 	{ "brokers: ( { username = \"u\"; } );", "brokers.password", "\"\";" },
+	{ "brokers: ( { tls: { }; } );", "brokers.port", "8883;" },
+	{ "brokers: ( { tls: { }; } );", "brokers.tls.insecure", "false;" },
+	{ "brokers: ( { tls: { }; port = 1883; } );", "brokers.port", "1883;" },
+	{ "brokers: ( { tls: { ca_file = \"/etc/passwd\"; }; } );", "brokers.tls.ca_file",
+		"\"/etc/passwd\";" },
+	{ "brokers: ( { tls: { ca_path = \"/etc/\"; }; } );", "brokers.tls.ca_path", "\"/etc/\";" },
+	{ "brokers: ( { tls: { cert_file = \"/etc/passwd\"; key_file = \"/etc/passwd\"; }; } );",
+		"brokers.tls.key_file", "\"/etc/passwd\";" },
+	{ "brokers: ( { tls: { alpn = \"x-amzn-mqtt-ca\"; }; } );", "brokers.tls.alpn",
+		"\"x-amzn-mqtt-ca\";" },
+	{ "brokers: ( { host = \"a\"; }, { host = \"a\"; tls: { }; }, { } );", "brokers.host",
+		"\"a\";" },
+	{ "discovery: { srv = \"_mqtt._tcp.example.org\"; };", "discovery.srv",
+		"\"_mqtt._tcp.example.org\";" },
+	{ "discovery: { srv = \"_mqtt._tcp.example.org\"; };", "brokers.username", "\"\";" },
+	{ "discovery: { srv = \"_a-1._tcp.b_c.example.\"; };", "discovery.srv",
+		"\"_a-1._tcp.b_c.example.\";" },
+	{ "discovery: { srv = \"_Secure-MQTT._TCP.example.org\"; };", "brokers.tls.insecure",
+		"false;" },
+	{ "discovery: { srv = \"_secure-mqtt._tcp.x\"; }; brokers: ( { username = \"u\"; } );",
+		"brokers.tls.insecure", "false;" },
+	{ "brokers: ( { tls: { alpn = \"mqtt\"; }; username = \"u\"; password = \"p\"; } );"
+	  "discovery: { srv = \"_mqtt._tcp.x\"; };",
+		"brokers.password", "\"***\";" },
+	{ "discovery: { file = \"/absent/brokers\"; };", "discovery.file", "\"/absent/brokers\";" },
+	{ "discovery: { refresh = 86400; };", "discovery.refresh", "86400.0;" },
+	{ "mqtt: { clean_session = TRUE; };", "mqtt.clean_session", "true;" },
+	{ "mqtt: { provenance = false; };", "mqtt.provenance", "false;" },
+	{ "mqtt: { ack_timeout = 3600; };", "mqtt.ack_timeout", "3600.0;" },
+	{ "mqtt: { max_rate = \"none\"; };", "mqtt.max_rate", "\"none\";" },
+	{ "mqtt: { max_rate = 64; };", "mqtt.max_rate", "\"64\";" },
+	{ "mqtt: { max_rate = \"1G\"; };", "mqtt.max_rate", "\"1G\";" },
+	{ "mqtt: { topic_prefix = \"/%i/%%/\xC3\xBC\"; };", "mqtt.topic_prefix",
+		"\"/gw/%%/\xC3\xBC\";" },
+	{ "mqtt: { will: { topic = \"w/%i\"; }; };", "mqtt.will.topic", "\"w/gw\";" },
+	{ "mqtt: { will: { topic = \"$w\"; payload = \"\\xFF\\x01%i\"; }; };", "mqtt.will.payload",
+		"\"\xFF\\x01%i\";" },
+	{ "mqtt: { will: { topic = \"w\"; qos = 0; }; };", "mqtt.will.qos", "0;" },
+	{ "mqtt: { birth: { topic = \"w\"; retain = false; }; };", "mqtt.birth.retain", "false;" },
+	{ "mqtt: { birth: { topic = \"w\"; retain = false; }; };", "mqtt.will.retain", "true;" },
+	{ "mqtt: { birth: { topic = \"\"; payload = \"\"; qos = 1; retain = true; }; };",
+		"mqtt.birth.topic", "\"\";" },
 	{ "mqtt: { version = \"5\"; };", "mqtt.version", "\"5\";" },
 	{ "mqtt: { version = \"3.1.1\"; };", "mqtt.version", "\"3.1.1\";" },
 	{ "mqtt: { client_id = \"a%%i#+\xF0\x9F\x90\x9D\"; };", "mqtt.client_id",
@@ -331,6 +438,14 @@ static const struct {
 	{ "retry: { jitter = \"proportional\"; };", "retry.jitter", "\"proportional\";" },
 	{ "retry: { jitter = \"additive\"; };", "retry.jitter", "\"additive\";" },
 	{ "retry: { stable = 0; };", "retry.stable", "0.0;" },
+	{ "retry: { timeout_attempts = 1; };", "retry.timeout_attempts", "1;" },
+	{ "retry: { timeout_attempts = 1000; };", "retry.timeout_attempts", "1000;" },
+	{ "retry: { heartbeat_attempts = 0; };", "retry.heartbeat_attempts", "0;" },
+	{ "retry: { heartbeat_attempts = 1000; };", "retry.heartbeat_attempts", "1000;" },
+	{ "retry: { heartbeat_delay = 0; };", "retry.heartbeat_delay", "0.0;" },
+	{ "retry: { heartbeat_delay = 3600; };", "retry.heartbeat_delay", "3600.0;" },
+	{ "retry: { set_aside = 0.5; };", "retry.set_aside", "0.5;" },
+	{ "retry: { failback = 86400; };", "retry.failback", "86400.0;" },
 	{ "retry: { stable = 86400; };", "retry.stable", "86400.0;" },
 	{ "log: { level = \"error\"; };", "log.level", "\"error\";" },
 	{ "log: { level = \"warning\"; };", "log.level", "\"warning\";" },
@@ -386,12 +501,26 @@ END_TEST
 #define MODE	  "allowed: an octal string, \"0000\" to \"0777\"\n"
 #define LEVELS	  "\"error\", \"warning\", \"notice\", \"info\", \"debug\"\n"
 #define PERCENT	  "a % that means nothing; allowed: %i (gateway's id), %h (host name), %% (a %)\n"
-#define CLIENT_ID "not a client id; allowed: 1 to 65535 bytes of UTF-8, no control characters\n"
+#define CLIENT_ID "not a client id; allowed: 1 to 240 bytes of UTF-8, no control characters\n"
 #define USERNAME  "allowed: UTF-8 of at most 65535 bytes without control characters\n"
 #define SYNTAX                                                                                  \
 	"syntax error; allowed: name = value; with groups in { }, lists in ( ) and strings in " \
 	"\" \"\n"
-#define GROUPS "allowed: gateway, socket, queue, brokers, mqtt, retry, log\n"
+#define ALPN "allowed: 1 to 255 ASCII characters without blanks, or \"\" for none\n"
+#define SRV                                                                                      \
+	"allowed: a name such as \"_mqtt._tcp.example.org\", at most 253 letters, digits, '-', " \
+	"'_', "                                                                                  \
+	"'.'\n"
+#define RATE                                                                                   \
+	"allowed: \"none\", or 64 to 1G, as a string such as \"64K\", \"1M\" or \"1G\", or a " \
+	"plain integer\n"
+#define TOPIC                                                                                  \
+	"not a topic name; allowed: at most 65535 bytes of UTF-8, no \"+\", \"#\" or control " \
+	"characters, or \"\" for none\n"
+#define PREFIX                                                                                     \
+	"not the start of a topic name; allowed: at most 1024 bytes of UTF-8, no \"+\", \"#\" or " \
+	"control characters\n"
+#define GROUPS "allowed: gateway, socket, queue, brokers, discovery, mqtt, retry, log\n"
 
 static const struct {
 	const char *text;
@@ -482,18 +611,13 @@ static const struct {
 	{ "queue: { sync = true; };",
 		"c:1: queue.sync: found a boolean, wanted a string: \"full\", \"normal\"\n" },
 	/* brokers */
-	{ "brokers: ( );",
-		"c:1: brokers: the list is empty; allowed: one broker, this version uses one "
-		"broker\n" },
-	{ "brokers: [ ];",
-		"c:1: brokers: the list is empty; allowed: one broker, this version uses one "
-		"broker\n" },
+	{ "brokers: ( );", "c:1: brokers: the list is empty; allowed: 1 to 32 brokers\n" },
+	{ "brokers: [ ];", "c:1: brokers: the list is empty; allowed: 1 to 32 brokers\n" },
 	{ "brokers: {\n\thost = \"x\"; };",
 		"c:1: brokers: found a group, wanted a list: ( { host = \"...\"; } )\n" },
 	{ "brokers: [ 1 ];",
 		"c:1: brokers[0]: found an integer, wanted a group: { host = \"...\"; }\n" },
 	{ "brokers: ( { host = \"a\"; },\n{ hots = \"b\";\nport = 0; },\n{ } );",
-		"c:2: brokers: found 3; allowed: 1, this version uses one broker\n"
 		"c:2: unknown key \"brokers[1].hots\"; did you mean \"brokers.host\"?\n"
 		"c:3: brokers[1].port: 0 is not allowed; allowed: 1 to 65535\n" },
 	{ "brokers: ( { host = \"\"; } );", "c:1: brokers[0].host: \"\" is not allowed; " HOST },
@@ -526,9 +650,110 @@ static const struct {
 	{ "brokers: ( { username = \"u\"; password_file = \"cred\"; } );",
 		"c:1: password_file \"cred\" names a credential, but $CREDENTIALS_DIRECTORY is not "
 		"set; allowed: an absolute path, or a name when systemd passes credentials\n" },
-	{ "brokers: ( { tls = { }; } );",
-		"c:1: unknown key \"brokers[0].tls\"; allowed: host, port, username, password, "
-		"password_file\n" },
+	{ "brokers: ( { colour = 1; } );",
+		"c:1: unknown key \"brokers[0].colour\"; allowed: host, port, username, password, "
+		"password_file, tls\n" },
+	{ "brokers: ( { },\n{ host = \"LOCALHOST\"; port = 1883; } );",
+		"c:2: brokers[1]: host \"LOCALHOST\", port 1883 are those of brokers[0]; allowed: "
+		"each broker once\n" },
+	{ "brokers: ( { host = \"a\"; port = 8883; }, { host = \"b\"; },\n{ host = \"a\"; tls: { "
+	  "}; "
+	  "} );",
+		"c:2: brokers[2]: host \"a\", port 8883 are those of brokers[0]; allowed: each "
+		"broker once\n" },
+	{ "brokers: ( { host = 1; }, { port = 0; },\n5 );",
+		"c:1: brokers[0].host: found an integer, wanted a string\n"
+		"c:1: brokers[1].port: 0 is not allowed; allowed: 1 to 65535\n"
+		"c:2: brokers[2]: found an integer, wanted a group: { host = \"...\"; }\n" },
+	/* brokers.tls */
+	{ "brokers: ( { tls = true; } );",
+		"c:1: brokers[0].tls: found a boolean, wanted a group: { name = value; ... }\n" },
+	{ "brokers: ( { tls: {\nca_fil = \"/x\"; }; } );",
+		"c:2: unknown key \"brokers[0].tls.ca_fil\"; did you mean "
+		"\"brokers.tls.ca_file\"?\n" },
+	{ "brokers: ( { tls: { colour = 1; }; } );",
+		"c:1: unknown key \"brokers[0].tls.colour\"; allowed: ca_file, ca_path, cert_file, "
+		"key_file, alpn, insecure\n" },
+	{ "brokers: ( { cert_file = \"/x\"; } );",
+		"c:1: unknown key \"brokers[0].cert_file\"; did you mean "
+		"\"brokers.tls.cert_file\"?\n" },
+	{ "brokers: ( { tls: { insecure = 1; }; } );",
+		"c:1: brokers[0].tls.insecure: found an integer, wanted a boolean: true or "
+		"false\n" },
+	{ "brokers: ( { tls: { ca_file = \"/absent\"; }; } );",
+		"c:1: brokers[0].tls.ca_file: cannot read \"/absent\": No such file or "
+		"directory\n" },
+	{ "brokers: ( { tls: { ca_file = \"/etc\"; }; } );",
+		"c:1: brokers[0].tls.ca_file: cannot read \"/etc\": Is a directory\n" },
+	{ "brokers: ( { tls: { ca_file = \"/dev/null\"; }; } );",
+		"c:1: brokers[0].tls.ca_file: cannot read \"/dev/null\": not a regular file\n" },
+	{ "brokers: ( { tls: { ca_file = \"/etc/\"; }; } );",
+		"c:1: brokers[0].tls.ca_file: \"/etc/\" is not allowed; allowed: an absolute path, "
+		"or the name of a systemd credential\n" },
+	{ "brokers: ( { tls: { ca_file = \"ca\"; }; } );",
+		"c:1: brokers[0].tls.ca_file \"ca\" names a credential, but $CREDENTIALS_DIRECTORY "
+		"is not set; allowed: an absolute path, or a name when systemd passes "
+		"credentials\n" },
+	{ "brokers: ( { tls: { ca_path = \"/etc/passwd\"; }; } );",
+		"c:1: brokers[0].tls.ca_path: cannot read \"/etc/passwd\": Not a directory\n" },
+	{ "brokers: ( { tls: { ca_path = \"certs\"; }; } );",
+		"c:1: brokers[0].tls.ca_path: \"certs\" is not allowed; allowed: the absolute path "
+		"of a folder\n" },
+	{ "brokers: ( { tls: { cert_file = \"/etc/passwd\"; }; } );",
+		"c:1: brokers[0].tls.key_file is missing; allowed with cert_file: both or "
+		"neither\n" },
+	{ "brokers: ( { }, { tls: { key_file = \"/etc/passwd\"; cert_file = \"\"; }; } );",
+		"c:1: brokers[1].tls.cert_file is missing; allowed with key_file: both or "
+		"neither\n" },
+	{ "brokers: ( { tls: { cert_file = \"/absent\";\nkey_file = \"a/b\"; }; } );",
+		"c:1: brokers[0].tls.cert_file: cannot read \"/absent\": No such file or "
+		"directory\n"
+		"c:2: brokers[0].tls.key_file: \"a/b\" is not allowed; allowed: an absolute path, "
+		"or "
+		"the name of a systemd credential\n" },
+	{ "brokers: ( { tls: { alpn = \"a b\"; }; } );",
+		"c:1: brokers[0].tls.alpn: \"a b\" is not allowed; " ALPN },
+	{ "brokers: ( { tls: { alpn = \"\\xC3\\xBC\"; }; } );",
+		"c:1: brokers[0].tls.alpn: \"\xC3\xBC\" is not allowed; " ALPN },
+	{ "tls: { };", "c:1: unknown key \"tls\"; did you mean \"brokers.tls\"?\n" },
+	/* discovery */
+	{ "discovery: { srv = \"_mqtt._tcp.x\";\nfile = \"/x\"; };",
+		"c:2: discovery.file: there is discovery.srv, too; allowed: one of the two\n" },
+	{ "brokers: ( { } );\ndiscovery: { file = \"/x\"; };",
+		"c:1: brokers: there is discovery.file, too; allowed: one of the two\n" },
+	{ "discovery: { file = \"brokers\"; };",
+		"c:1: discovery.file: \"brokers\" is not allowed; allowed: an absolute path\n" },
+	{ "discovery: { srv = \"mqtt.example.org\"; };",
+		"c:1: discovery.srv: \"mqtt.example.org\" is not allowed; " SRV },
+	{ "discovery: { srv = \"_mqtt._tcp\"; };",
+		"c:1: discovery.srv: \"_mqtt._tcp\" is not allowed; " SRV },
+	{ "discovery: { srv = \"_mqtt._tcp.\"; };",
+		"c:1: discovery.srv: \"_mqtt._tcp.\" is not allowed; " SRV },
+	{ "discovery: { srv = \"_._tcp.x\"; };",
+		"c:1: discovery.srv: \"_._tcp.x\" is not allowed; " SRV },
+	{ "discovery: { srv = \"_mqtt._tcp.a..b\"; };",
+		"c:1: discovery.srv: \"_mqtt._tcp.a..b\" is not allowed; " SRV },
+	{ "discovery: { srv = \"_mqtt._tcp.a b\"; };",
+		"c:1: discovery.srv: \"_mqtt._tcp.a b\" is not allowed; " SRV },
+	{ "discovery: { refresh = 0; };",
+		"c:1: discovery.refresh: 0 is not allowed; allowed: above 0, up to 86400 "
+		"seconds\n" },
+	{ "discovery: { srv = \"_mqtt._tcp.x\"; };\nbrokers: ( );",
+		"c:2: brokers: found 0; allowed with discovery.srv: one, for user name, password "
+		"and TLS of all\n" },
+	{ "brokers: ( { }, { } );\ndiscovery: { srv = \"_mqtt._tcp.x\"; };",
+		"c:1: brokers: found 2; allowed with discovery.srv: one, for user name, password "
+		"and TLS of all\n" },
+	{ "brokers: ( { host = \"a\";\nport = 1883; } );\ndiscovery: { srv = \"_mqtt._tcp.x\"; };",
+		"c:1: brokers[0].host: there is discovery.srv, too; allowed: an entry without host "
+		"and port\n"
+		"c:2: brokers[0].port: there is discovery.srv, too; allowed: an entry without host "
+		"and port\n" },
+	{ "brokers: ( 1 );\ndiscovery: { srv = \"_mqtt._tcp.x\"; };",
+		"c:1: brokers[0]: found an integer, wanted a group: { host = \"...\"; }\n" },
+	{ "brokers: ( { password = \"x\"; } );\ndiscovery: { srv = \"_mqtt._tcp.x\"; };",
+		"c:1: brokers[0].username is missing; allowed with a password: a user name\n" },
+	{ "discovry: { };", "c:1: unknown key \"discovry\"; did you mean \"discovery\"?\n" },
 	/* mqtt */
 	{ "mqtt: { version = 5; };",
 		"c:1: mqtt.version: found an integer, wanted a string: \"auto\", \"5\", "
@@ -574,7 +799,77 @@ static const struct {
 		"c:1: mqtt.inflight_max: 65001 is not allowed; allowed: 0 to 65000\n" },
 	{ "mqtt: { inflight_bytes = \"2G\"; };",
 		"c:1: mqtt.inflight_bytes: \"2G\" is not allowed; " BUFFERED },
+	{ "mqtt: { clean_session = \"true\"; };",
+		"c:1: mqtt.clean_session: found a string, wanted a boolean: true or false\n" },
+	{ "mqtt: { provenance = 0; };",
+		"c:1: mqtt.provenance: found an integer, wanted a boolean: true or false\n" },
+	{ "mqtt: { ack_timeout = 0; };",
+		"c:1: mqtt.ack_timeout: 0 is not allowed; allowed: above 0, up to 3600 seconds\n" },
+	{ "mqtt: { ack_timeout = 3601; };",
+		"c:1: mqtt.ack_timeout: 3601 is not allowed; allowed: above 0, up to 3600 "
+		"seconds\n" },
+	{ "mqtt: { max_rate = 0; };", "c:1: mqtt.max_rate: 0 is not allowed; " RATE },
+	{ "mqtt: { max_rate = \"0\"; };", "c:1: mqtt.max_rate: \"0\" is not allowed; " RATE },
+	{ "mqtt: { max_rate = 63; };", "c:1: mqtt.max_rate: 63 is not allowed; " RATE },
+	{ "mqtt: { max_rate = \"None\"; };", "c:1: mqtt.max_rate: \"None\" is not allowed; " RATE },
+	{ "mqtt: { max_rate = \"1025M\"; };",
+		"c:1: mqtt.max_rate: \"1025M\" is not allowed; " RATE },
+	{ "mqtt: { topic_prefix = \"a/+/\"; };", "c:1: mqtt.topic_prefix: " PREFIX },
+	{ "mqtt: { topic_prefix = \"#\"; };", "c:1: mqtt.topic_prefix: " PREFIX },
+	{ "mqtt: { topic_prefix = \"a\\n\"; };", "c:1: mqtt.topic_prefix: " PREFIX },
+	{ "mqtt: { topic_prefix = \"\\xC3\"; };", "c:1: mqtt.topic_prefix: " PREFIX },
+	{ "mqtt: { topic_prefix = \"%x/\"; };", "c:1: mqtt.topic_prefix: " PERCENT },
+	/* mqtt.will, mqtt.birth */
+	{ "mqtt: { will = \"w\"; };",
+		"c:1: mqtt.will: found a string, wanted a group: { name = value; ... }\n" },
+	{ "mqtt: { will: { topic = \"a/#\"; }; };", "c:1: mqtt.will.topic: " TOPIC },
+	{ "mqtt: { will: {\ntopic = \"+\"; payload = \"x\"; }; };",
+		"c:2: mqtt.will.topic: " TOPIC },
+	{ "mqtt: { birth: { topic = \"a\\x7F\"; }; };", "c:1: mqtt.birth.topic: " TOPIC },
+	{ "mqtt: { birth: { topic = \"100%\"; }; };", "c:1: mqtt.birth.topic: " PERCENT },
+	{ "mqtt: { birth: { topic = 5; payload = \"x\"; }; };",
+		"c:1: mqtt.birth.topic: found an integer, wanted a string\n" },
+	{ "mqtt: { birth: { topic = \"t\"; payload = 5; }; };",
+		"c:1: mqtt.birth.payload: found an integer, wanted a string\n" },
+	{ "mqtt: { will: { topic = \"t\"; qos = 3; }; };",
+		"c:1: mqtt.will.qos: 3 is not allowed; allowed: 0 to 2\n" },
+	{ "mqtt: { will: { topic = \"t\"; retain = 1; }; };",
+		"c:1: mqtt.will.retain: found an integer, wanted a boolean: true or false\n" },
+	{ "mqtt: { will: { payload = \"x\";\nqos = 0;\nretain = false; }; };",
+		"c:1: mqtt.will.payload: there is no topic; allowed with mqtt.will.topic\n"
+		"c:2: mqtt.will.qos: there is no topic; allowed with mqtt.will.topic\n"
+		"c:3: mqtt.will.retain: there is no topic; allowed with mqtt.will.topic\n" },
+	{ "mqtt: { will: { topic = \"w\"; }; birth: { topic = \"\"; payload = \"x\"; }; };",
+		"c:1: mqtt.birth.payload: there is no topic; allowed with mqtt.birth.topic\n" },
+	{ "mqtt: { will: { topik = \"w\"; }; };",
+		"c:1: unknown key \"mqtt.will.topik\"; did you mean \"mqtt.will.topic\"?\n" },
+	{ "mqtt: { wil: { }; };", "c:1: unknown key \"mqtt.wil\"; did you mean \"mqtt.will\"?\n" },
+	{ "mqtt: { payload = \"x\"; };",
+		"c:1: unknown key \"mqtt.payload\"; did you mean \"mqtt.will.payload\"?\n" },
+	{ "mqtt: { birth: { will = 1; }; };",
+		"c:1: unknown key \"mqtt.birth.will\"; did you mean \"mqtt.will\"?\n" },
+	/* keys of later versions */
+	{ "queue: { max_age = 5; };", "c:1: unknown key \"queue.max_age\"; allowed: path, sync\n" },
+	{ "access: ( );", "c:1: unknown key \"access\"; " GROUPS },
+	{ "report: { };", "c:1: unknown key \"report\"; " GROUPS },
 	/* retry */
+	{ "retry: { timeout_attempts = 0; };",
+		"c:1: retry.timeout_attempts: 0 is not allowed; allowed: 1 to 1000\n" },
+	{ "retry: { timeout_attempts = 1001; };",
+		"c:1: retry.timeout_attempts: 1001 is not allowed; allowed: 1 to 1000\n" },
+	{ "retry: { heartbeat_attempts = -1; };",
+		"c:1: retry.heartbeat_attempts: -1 is not allowed; allowed: 0 to 1000\n" },
+	{ "retry: { heartbeat_attempts = 1001; };",
+		"c:1: retry.heartbeat_attempts: 1001 is not allowed; allowed: 0 to 1000\n" },
+	{ "retry: { heartbeat_delay = -1; };",
+		"c:1: retry.heartbeat_delay: -1 is not allowed; allowed: 0 to 3600 seconds\n" },
+	{ "retry: { heartbeat_delay = 3601; };",
+		"c:1: retry.heartbeat_delay: 3601 is not allowed; allowed: 0 to 3600 seconds\n" },
+	{ "retry: { set_aside = 0; };",
+		"c:1: retry.set_aside: 0 is not allowed; allowed: above 0, up to 86400 seconds\n" },
+	{ "retry: { failback = 86401; };",
+		"c:1: retry.failback: 86401 is not allowed; allowed: above 0, up to 86400 "
+		"seconds\n" },
 	{ "retry: { base = 0; };",
 		"c:1: retry.base: 0 is not allowed; allowed: above 0, up to 86400 seconds\n" },
 	{ "retry: { base = -1.5; };",
@@ -698,8 +993,20 @@ static const struct {
 	{ "brokers: ( { host = \"", "\"; } );", 253 },
 	{ "brokers: ( { username = \"", "\"; } );", 65535 },
 	{ "brokers: ( { username = \"u\"; password = \"", "\"; } );", 65535 },
-	{ "mqtt: { client_id = \"", "\"; };", 65535 },
-	{ "mqtt: { client_id = \"%i", "\"; };", 65533 },
+	{ "mqtt: { client_id = \"", "\"; };", 240 },
+	{ "mqtt: { client_id = \"%i", "\"; };", 238 },
+	{ "mqtt: { topic_prefix = \"%i", "\"; };", 1022 },
+	{ "mqtt: { will: { topic = \"%i", "\"; }; };", 65533 },
+	{ "mqtt: { birth: { topic = \"t\"; payload = \"", "\"; }; };", 65535 },
+	{ "mqtt: { will: { topic = \"t\"; payload = \"", "\"; }; };", 65535 },
+	{ "brokers: ( { tls: { alpn = \"", "\"; }; } );", 255 },
+	{ "discovery: { file = \"/", "\"; };", 4094 },
+	{ "discovery: { srv = \"_mqtt._tcp.", "\"; };", 63 },
+	{ "discovery: { srv = \"_s._p.yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy."
+	  "yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy."
+	  "yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy."
+	  "yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy.",
+		"\"; };", 253 - 213 },
 };
 
 START_TEST(test_length)
@@ -1027,45 +1334,335 @@ START_TEST(test_password_not_shown)
 }
 END_TEST
 
+/* --- lists of brokers ------------------------------------------------------------------------ */
+
+START_TEST(test_brokers)
+{
+	static const struct {
+		const char *host;
+		uint16_t port;
+		bool tls;
+	} expected[] = { { "a", 8883, true }, { "b", 1883, false }, { "c", 5, true },
+		{ "localhost", 1883, false } };
+	struct config *c = load_good("brokers: ( { host = \"a\"; tls: { }; }, { host = \"b\"; },\n"
+				     "{ host = \"c\"; port = 5; tls: { alpn = \"x\"; }; }, { } );");
+
+	ck_assert_uint_eq(c->n_brokers, ARRAY_SIZE(expected));
+	for (unsigned i = 0; i < ARRAY_SIZE(expected); i++) {
+		ck_assert_str_eq(c->brokers[i].host, expected[i].host);
+		ck_assert_uint_eq(c->brokers[i].port, expected[i].port);
+		ck_assert_int_eq(c->brokers[i].tls.enabled, expected[i].tls);
+		ck_assert_uint_eq(c->brokers[i].priority, i);
+	}
+	assert_round_trip(c);
+	config_free(c);
+}
+END_TEST
+
+/* "brokers: ( ... );" with n entries, to be freed. */
+static char *many_brokers(unsigned n)
+{
+	char *text = format("brokers: (");
+
+	for (unsigned i = 0; i < n; i++) {
+		char *more = format("%s%s\n{ host = \"b%u\"; }", text, i ? "," : "", i);
+
+		free(text);
+		text = more;
+	}
+	return text;
+}
+
+START_TEST(test_many_brokers)
+{
+	char *text = many_brokers(32), *whole = format("%s );", text);
+	struct config *c = load_good(whole);
+
+	ck_assert_uint_eq(c->n_brokers, 32);
+	ck_assert_str_eq(c->brokers[31].host, "b31");
+	assert_round_trip(c);
+	config_free(c);
+	free(whole);
+	free(text);
+	text = many_brokers(34);
+	whole = format("%s );", text);
+	assert_faults(whole, "c:34: brokers: found 34; allowed: 1 to 32 brokers\n");
+	free(whole);
+	free(text);
+}
+END_TEST
+
+START_TEST(test_discovered)
+{
+	static const struct {
+		const char *text;
+		const char *username;
+		bool tls;
+	} cases[] = {
+		{ "discovery: { srv = \"_mqtt._tcp.x\"; };", "", false },
+		{ "discovery: { srv = \"_secure-mqtt._tcp.x\"; };", "", true },
+		{ "discovery: { srv = \"_SECURE-mqtt._TCP.x\"; };", "", true },
+		{ "discovery: { srv = \"_secure-mqtt._udp.x\"; };", "", false },
+		{ "discovery: { srv = \"_mqtt._tcp.x\"; };"
+		  "brokers: ( { username = \"u\"; } );",
+			"u", false },
+		{ "brokers: ( { username = \"u\"; password = \"p\"; tls: { }; } );"
+		  "discovery: { srv = \"_mqtt._tcp.x\"; };",
+			"u", true },
+		/* A name that says TLS never means a password in the clear. */
+		{ "brokers: ( { username = \"u\"; password = \"p\"; } );"
+		  "discovery: { srv = \"_secure-mqtt._tcp.x\"; };",
+			"u", true },
+		{ "discovery: { file = \"/absent\"; };", "", false },
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct config *c = load_good(cases[i].text);
+
+		ck_assert_uint_eq(c->n_brokers, 0);
+		ck_assert_ptr_null(c->brokers);
+		ck_assert_str_eq(c->discovery.template.host, "");
+		ck_assert_uint_eq(c->discovery.template.port, 0);
+		ck_assert_str_eq(c->discovery.template.username, cases[i].username);
+		ck_assert_int_eq(c->discovery.template.tls.enabled, cases[i].tls);
+		assert_round_trip(c);
+		config_free(c);
+	}
+}
+END_TEST
+
+/* Loads a file of the folder that holds brokers only. NULL: there were faults. */
+static struct config_broker *load_brokers(const char *name, size_t *ret_n)
+{
+	struct config_broker *brokers = NULL;
+	size_t size;
+	FILE *f;
+	int r;
+
+	free(report);
+	f = open_memstream(&report, &size);
+	ck_assert_ptr_nonnull(f);
+	r = config_load_brokers(&brokers, ret_n, in_dir(name), false, f);
+	ck_assert_int_eq(fclose(f), 0);
+	strip_dir(report);
+	ck_assert_int_eq(r, brokers ? 0 : -EINVAL);
+	ck_assert_int_eq(*report == '\0', brokers != NULL);
+	return brokers;
+}
+
+START_TEST(test_load_brokers)
+{
+	struct config_broker *brokers, *copy = NULL;
+	size_t n = 0;
+
+	write_text("inc", "{ host = \"b\"; tls: { alpn = \"mqtt\"; }; }");
+	write_text("list", "brokers: ( { host = \"a\"; port = 0x75B; },\n@include \"inc\"\n );");
+	brokers = load_brokers("list", &n);
+	ck_assert_msg(brokers, "%s", report);
+	ck_assert_uint_eq(n, 2);
+	ck_assert_str_eq(brokers[0].host, "a");
+	ck_assert_uint_eq(brokers[0].port, 1883);
+	ck_assert_str_eq(brokers[1].host, "b");
+	ck_assert_uint_eq(brokers[1].port, 8883);
+	ck_assert_uint_eq(brokers[1].priority, 1);
+	ck_assert_int_eq(config_brokers_copy(&copy, brokers, n), 0);
+	config_brokers_free(brokers, n);
+	ck_assert_str_eq(copy[0].username, "");
+	ck_assert_str_eq(copy[1].host, "b");
+	ck_assert_str_eq(copy[1].tls.alpn, "mqtt");
+	ck_assert(copy[1].tls.enabled);
+	ck_assert_uint_eq(copy[1].port, 8883);
+	config_brokers_free(copy, n);
+	ck_assert_int_eq(config_brokers_copy(&copy, NULL, 0), 0);
+	config_brokers_free(copy, 0);
+	config_brokers_free(NULL, 0);
+}
+END_TEST
+
+START_TEST(test_load_brokers_faults)
+{
+	static const struct {
+		const char *text;
+		const char *faults;
+	} cases[] = {
+		{ "", "list: no brokers; allowed: brokers: ( { host = \"...\"; } )\n" },
+		{ "brokers: ( );",
+			"list:1: brokers: the list is empty; allowed: 1 to 32 brokers\n" },
+		{ "brokers = 1;",
+			"list:1: brokers: found an integer, wanted a list: ( { host = \"...\"; } "
+			")\n" },
+		{ "brokers: ( { } );\nlog: { level = \"debug\"; };",
+			"list:2: unknown key \"log\"; allowed in a file of brokers: brokers\n" },
+		{ "discovery: { file = \"/x\"; };\nborkers: ( );",
+			"list: no brokers; allowed: brokers: ( { host = \"...\"; } )\n"
+			"list:1: unknown key \"discovery\"; allowed in a file of brokers: brokers\n"
+			"list:2: unknown key \"borkers\"; allowed in a file of brokers: "
+			"brokers\n" },
+		{ "\nbrokers: ( { port = 4294969179; hots = 1; } );",
+			"list:2: 4294969179 does not fit 32 bits and would be cut; allowed: "
+			"4294969179L, or for a size a string such as \"4G\"\n"
+			"list:2: brokers[0].port: 4294969179 is not allowed; allowed: 1 to 65535\n"
+			"list:2: unknown key \"brokers[0].hots\"; did you mean "
+			"\"brokers.host\"?\n" },
+		{ "brokers: ( { } ", "list:1: " SYNTAX },
+		{ "@include \"absent\"\nbrokers: ( { }, { } );",
+			"list:1: cannot include \"absent\": No such file or directory\n"
+			"list:2: brokers[1]: host \"localhost\", port 1883 are those of "
+			"brokers[0]; "
+			"allowed: each broker once\n" },
+		{ "brokers: ( { password = \"p\"; tls: { ca_fil = \"/x\"; }; } );",
+			"list:1: unknown key \"brokers[0].tls.ca_fil\"; did you mean "
+			"\"brokers.tls.ca_file\"?\n"
+			"list:1: brokers[0].username is missing; allowed with a password: a user "
+			"name\n" },
+	};
+	size_t n = 7;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+		write_text("list", cases[i].text);
+		ck_assert_ptr_null(load_brokers("list", &n));
+		ck_assert_str_eq(report, cases[i].faults);
+	}
+	ck_assert_ptr_null(load_brokers("absent", &n));
+	ck_assert_str_eq(report, "absent: cannot read: No such file or directory\n");
+	/* Nobody writes to it: there is no waiting for it. */
+	ck_assert_int_eq(mkfifo(in_dir("pipe"), 0600), 0);
+	ck_assert_ptr_null(load_brokers("pipe", &n));
+	ck_assert_str_eq(report, "pipe: cannot read: not a regular file\n");
+	ck_assert_uint_eq(n, 7);
+}
+END_TEST
+
+/* --- files of TLS ---------------------------------------------------------------------------- */
+
+START_TEST(test_tls_files)
+{
+	struct config *c;
+	char *text;
+
+	ck_assert_int_eq(mkdir(in_dir("creds"), 0700), 0);
+	write_text("creds/cert", "certificate");
+	write_text("creds/key", "key");
+	write_text("ca", "authority");
+	ck_assert_int_eq(setenv("CREDENTIALS_DIRECTORY", in_dir("creds"), 1), 0);
+	text = format("brokers: ( { tls: { ca_file = \"%s\"; ca_path = \"%s\";\n"
+		      "cert_file = \"cert\"; key_file = \"key\"; }; } );",
+		in_dir("ca"), dir);
+	c = load_good(text);
+	ck_assert_str_eq(c->brokers[0].tls.ca_file, in_dir("ca"));
+	ck_assert_str_eq(c->brokers[0].tls.ca_path, dir);
+	ck_assert_str_eq(c->brokers[0].tls.cert_file, in_dir("creds/cert"));
+	ck_assert_str_eq(c->brokers[0].tls.key_file, in_dir("creds/key"));
+	assert_round_trip(c);
+	config_free(c);
+	free(text);
+	ck_assert_int_eq(unlink(in_dir("creds/key")), 0);
+	assert_faults("brokers: ( { tls: { cert_file = \"cert\";\nkey_file = \"key\"; }; } );",
+		"c:2: brokers[0].tls.key_file: cannot read \"creds/key\": No such file or "
+		"directory\n");
+	ck_assert_int_eq(mkdir(in_dir("creds/key"), 0700), 0);
+	assert_faults("discovery: { srv = \"_mqtt._tcp.x\"; };\n"
+		      "brokers: ( { tls: { cert_file = \"cert\"; key_file = \"key\"; }; } );",
+		"c:2: brokers[0].tls.key_file: cannot read \"creds/key\": Is a directory\n");
+}
+END_TEST
+
+START_TEST(test_tls_warnings)
+{
+	static const struct {
+		const char *tls;
+		mode_t mode; /* of the key */
+		const char *warning; /* NULL: none */
+	} cases[] = {
+		{ "", 0600, NULL },
+		{ "insecure = true;", 0600, "brokers[0].tls.insecure = true: THE BROKER'S" },
+		{ "insecure = false;", 0600, NULL },
+		{ "cert_file = \"k\"; key_file = \"k\";", 0640, NULL },
+		{ "cert_file = \"k\"; key_file = \"k\";", 0644, "k holds a private key and is " },
+	};
+
+	ck_assert_int_eq(setenv("CREDENTIALS_DIRECTORY", dir, 1), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		char *text = format(
+			"gateway: { id = \"g\"; };\nbrokers: ( { tls: { %s }; } );", cases[i].tls);
+		char *said;
+
+		write_text("k", "");
+		ck_assert_int_eq(chmod(in_dir("k"), cases[i].mode), 0);
+		said = logged(text, 0600);
+		if (cases[i].warning)
+			ck_assert_msg(strstr(said, cases[i].warning), "%s", said);
+		else
+			ck_assert_str_eq(said, ".");
+		free(said);
+		free(text);
+	}
+}
+END_TEST
+
 /* --- what is shipped ------------------------------------------------------------------------- */
+
+/* Calls for each key of the group and of the groups within it. */
+static void each_key(const struct config_group *group,
+	void (*call)(const char *group, const char *key, const char *text), const char *text)
+{
+	for (size_t i = 0; i < group->n_keys; i++)
+		if (group->keys[i].group)
+			each_key(group->keys[i].group, call, text);
+		else
+			call(group->name, group->keys[i].name, text);
+}
 
 /* Removes the '#' before each setting: comments proper have a blank behind it. */
 static void uncomment(char *text)
 {
 	for (char *p = text; (p = strchr(p, '#')); p++)
-		if (p[1] >= 'a' && p[1] <= 'z')
+		if ((p[1] >= 'a' && p[1] <= 'z') || p[1] == '}')
 			*p = ' ';
 }
 
+static void assert_shown(const char *group, const char *key, const char *text)
+{
+	char *line = format("\t %s = ", key);
+
+	if (!streq(key, "id"))
+		ck_assert_msg(strstr(text, line), "%s: not shown:%s", group, line);
+	free(line);
+}
+
+static void assert_described(const char *group, const char *key, const char *text)
+{
+	char *item = format(".It Va %s.%s\n", group, key);
+
+	ck_assert_msg(strstr(text, item), "not described: %s", item);
+	free(item);
+}
+
+/* As it is: the defaults. Uncommented: the same, and TLS, which being there turns on. */
 START_TEST(test_shipped_file)
 {
-	char *text = read_whole(TEST_SRCDIR "/../etc/mqttgw.conf"), *found, *defaults;
-	struct config *c = load_good("");
-	char *id;
+	static const char *const same[] = { "", "brokers: ( { port = 1883; tls: { }; } );" };
+	char *text = read_whole(TEST_SRCDIR "/../etc/mqttgw.conf"), *found, *expected, *id;
 
-	defaults = print(c);
-	config_free(c);
 	/* The id is the machine's own: give it the one of load(). */
 	id = strstr(text, "#id = \"\";");
 	ck_assert_ptr_nonnull(id);
-	for (unsigned round = 0; round < 2; round++) {
+	for (unsigned round = 0; round < ARRAY_SIZE(same); round++) {
+		struct config *c = load_good(same[round]);
+
+		expected = print(c);
+		config_free(c);
 		memcpy(id, "id=\"gw\"; ", 9);
 		c = load_good(text);
 		found = print(c);
-		ck_assert_str_eq(found, defaults);
+		ck_assert_str_eq(found, expected);
 		config_free(c);
 		free(found);
+		free(expected);
 		uncomment(text);
 	}
 	for (size_t g = 0; g < config_n_groups; g++)
-		for (size_t i = 0; i < config_groups[g].n_keys; i++) {
-			char *line = format("\t %s = ", config_groups[g].keys[i].name);
-
-			if (!streq(config_groups[g].keys[i].name, "id"))
-				ck_assert_msg(strstr(text, line), "not shown:%s", line);
-			free(line);
-		}
-	free(defaults);
+		each_key(&config_groups[g], assert_shown, text);
 	free(text);
 }
 END_TEST
@@ -1075,13 +1672,7 @@ START_TEST(test_manual)
 	char *text = read_whole(TEST_SRCDIR "/../man/mqttgw.conf.5");
 
 	for (size_t g = 0; g < config_n_groups; g++)
-		for (size_t i = 0; i < config_groups[g].n_keys; i++) {
-			char *item = format(".It Va %s.%s", config_groups[g].name,
-				config_groups[g].keys[i].name);
-
-			ck_assert_msg(strstr(text, item), "not described: %s", item);
-			free(item);
-		}
+		each_key(&config_groups[g], assert_described, text);
 	free(text);
 }
 END_TEST
@@ -1123,6 +1714,13 @@ Suite *check_config(void)
 	tcase_add_test(tc, test_credential);
 	tcase_add_test(tc, test_readable_by_others);
 	tcase_add_test(tc, test_password_not_shown);
+	tcase_add_test(tc, test_brokers);
+	tcase_add_test(tc, test_many_brokers);
+	tcase_add_test(tc, test_discovered);
+	tcase_add_test(tc, test_load_brokers);
+	tcase_add_test(tc, test_load_brokers_faults);
+	tcase_add_test(tc, test_tls_files);
+	tcase_add_test(tc, test_tls_warnings);
 	tcase_add_test(tc, test_shipped_file);
 	tcase_add_test(tc, test_manual);
 	tcase_add_test(tc, test_print_full);
