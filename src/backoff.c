@@ -108,6 +108,11 @@ uint64_t backoff_longest_usec(struct backoff *b)
 	return take(b, b->params.max_usec);
 }
 
+uint64_t backoff_uniform_usec(struct backoff *b, uint64_t from, uint64_t to)
+{
+	return from + draw(b, to - from);
+}
+
 void backoff_reset(struct backoff *b)
 {
 	b->waits = 0;

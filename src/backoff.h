@@ -43,5 +43,7 @@ uint64_t backoff_delay_usec(const struct backoff_params *params, unsigned n);
 uint64_t backoff_next_usec(struct backoff *b);
 /* The same with d = max: for a broker that refuses us. */
 uint64_t backoff_longest_usec(struct backoff *b);
+/* Uniform in [from, to]; counts for nothing. */
+uint64_t backoff_uniform_usec(struct backoff *b, uint64_t from, uint64_t to);
 /* The connection stayed up: the next wait starts from base again. */
 void backoff_reset(struct backoff *b);

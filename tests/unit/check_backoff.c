@@ -114,6 +114,56 @@ START_TEST(test_bounds)
 }
 END_TEST
 
+START_TEST(test_longest)
+{
+	struct backoff_params p = params(bounds[_i].d / 8, bounds[_i].d, 2, bounds[_i].jitter);
+	double r = lowest;
+	struct backoff b;
+
+	backoff_init(&b, &p, constant, &r);
+	ck_assert_uint_eq(backoff_longest_usec(&b), bounds[_i].least);
+	r = highest;
+	ck_assert_uint_eq(backoff_longest_usec(&b), bounds[_i].most);
+	ck_assert_uint_eq(b.waits, 2);
+}
+END_TEST
+
+static const struct {
+	uint64_t from, to;
+} ranges[] = {
+	{ 0, 0 },
+	{ 7, 7 },
+	{ 0, 1 },
+	{ 500000, 1500000 },
+	{ 0, USEC_PER_SEC },
+	{ UINT64_MAX - 1, UINT64_MAX },
+};
+
+/* Both ends within reach, whatever the jitter is, and not counted as a wait. */
+START_TEST(test_uniform)
+{
+	struct backoff_params p = params(1000000, 60000000, 2, BACKOFF_JITTER_NONE);
+	uint64_t from = ranges[_i].from, to = ranges[_i].to, state = 43;
+	double r = lowest;
+	struct backoff b;
+
+	backoff_init(&b, &p, constant, &r);
+	ck_assert_uint_eq(backoff_uniform_usec(&b, from, to), from);
+	r = highest;
+	ck_assert_uint_eq(backoff_uniform_usec(&b, from, to), to);
+	r = 1.0;
+	ck_assert_uint_eq(backoff_uniform_usec(&b, from, to), to);
+	b.random = prng;
+	b.userdata = &state;
+	for (unsigned i = 0; i < 1000; i++) {
+		uint64_t drawn = backoff_uniform_usec(&b, from, to);
+
+		ck_assert(drawn >= from && drawn <= to);
+	}
+	ck_assert_uint_eq(b.waits, 0);
+}
+END_TEST
+
 START_TEST(test_spread)
 {
 	uint64_t least = bounds[_i].least, span = bounds[_i].most - least, state = 42;
@@ -181,6 +231,8 @@ Suite *check_backoff(void)
 	tcase_add_test(tc, test_words);
 	tcase_add_loop_test(tc, test_delay, 0, ARRAY_SIZE(delays));
 	tcase_add_loop_test(tc, test_bounds, 0, ARRAY_SIZE(bounds));
+	tcase_add_loop_test(tc, test_longest, 0, ARRAY_SIZE(bounds));
+	tcase_add_loop_test(tc, test_uniform, 0, ARRAY_SIZE(ranges));
 	tcase_add_loop_test(tc, test_spread, 0, ARRAY_SIZE(bounds));
 	tcase_add_test(tc, test_overflow);
 	tcase_add_test(tc, test_sequence);
