@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Tests of the connection's state machine: each event in each state, the deadline, waits and when
- * they start over, and a week of outages in a moment of simulated time.
+ * Tests of the connection's state machine: each event in each state, each class of failure for one
+ * and several brokers, waits and rounds, failing back, the network, new lists, stopping.
  */
 #include <errno.h>
 
@@ -10,18 +10,23 @@
 #include "supervisor.h"
 
 #define SEC	   USEC_PER_SEC
-#define NOW	   (1000 * SEC)
+#define NOW	   (100000 * SEC)
 #define BASE	   (1 * SEC)
 #define MAX	   (60 * SEC)
 #define TIMEOUT	   (10 * SEC)
 #define STABLE	   (30 * SEC)
 #define DISCONNECT (2 * SEC)
+#define ASIDE	   (250 * SEC)
+#define FAILBACK   (300 * SEC)
+#define NEVER	   SUPERVISOR_NO_TIMER
 
-static double no_random(void *userdata)
+/* What the random source says; between the two halves of what is drawn. */
+static double chance = 0.5;
+
+static double draw(void *userdata)
 {
 	(void)userdata;
-	ck_abort_msg("no jitter was asked for");
-	return 0;
+	return chance;
 }
 
 static const struct supervisor_params defaults = {
@@ -29,7 +34,31 @@ static const struct supervisor_params defaults = {
 	.connect_timeout_usec = TIMEOUT,
 	.stable_usec = STABLE,
 	.disconnect_timeout_usec = DISCONNECT,
+	.timeout_attempts = 3,
+	.heartbeat_attempts = 2,
+	.heartbeat_delay_usec = SEC,
+	.set_aside_usec = ASIDE,
+	.failback_usec = FAILBACK,
 };
+
+static const struct brokers_item abc[] = { { "a:1", 0 }, { "b:1", 1 }, { "c:1", 2 } };
+
+/* What the header promises of every step. */
+static void check_step(
+	const struct supervisor *s, enum supervisor_state from, const struct supervisor_step *step)
+{
+	ck_assert_int_eq(step->from, from);
+	ck_assert_int_eq(step->to, s->state);
+	ck_assert_uint_eq(step->timer_usec, s->timer_usec);
+	if (s->state == SUPERVISOR_CONNECTING || s->state == SUPERVISOR_DISCONNECTING)
+		ck_assert_uint_ne(s->timer_usec, NEVER);
+	else if (s->state != SUPERVISOR_CONNECTED && !s->stopping && s->brokers.n > 0)
+		ck_assert_uint_ne(s->timer_usec, NEVER);
+	if (step->action == SUPERVISOR_CONNECT)
+		ck_assert_int_ne(s->current, BROKERS_NONE);
+	if (s->probing != BROKERS_NONE)
+		ck_assert_int_eq(s->state, SUPERVISOR_CONNECTED);
+}
 
 static struct supervisor_step handle(
 	struct supervisor *s, enum supervisor_event event, enum failure_class class, uint64_t now)
@@ -38,33 +67,102 @@ static struct supervisor_step handle(
 	struct supervisor_step step;
 
 	ck_assert_int_eq(supervisor_handle(s, event, class, now, &step), 0);
+	check_step(s, from, &step);
+	return step;
+}
+
+static struct supervisor_step tell(struct supervisor *s, enum supervisor_event event, uint64_t now)
+{
+	return handle(s, event, FAILURE_NONE, now);
+}
+
+/* The event changes nothing that can be seen. */
+static void ignores(
+	struct supervisor *s, enum supervisor_event event, enum failure_class class, uint64_t now)
+{
+	struct supervisor before = *s;
+	struct supervisor_step step;
+
+	ck_assert_int_eq(supervisor_handle(s, event, class, now, &step), -EPROTO);
+	ck_assert_int_eq(step.from, before.state);
+	ck_assert_int_eq(step.to, before.state);
+	ck_assert_int_eq(step.action, SUPERVISOR_NOTHING);
+	ck_assert_int_eq(step.plan, SUPERVISOR_PLAN_NONE);
+	ck_assert_uint_eq(step.timer_usec, before.timer_usec);
+	ck_assert_uint_eq(step.wait_usec, 0);
+	ck_assert(!step.deadline && !step.alert);
+	ck_assert_int_eq(s->state, before.state);
+	ck_assert_uint_eq(s->timer_usec, before.timer_usec);
+	ck_assert_uint_eq(s->backoff.waits, before.backoff.waits);
+	ck_assert_int_eq(s->current, before.current);
+	ck_assert_int_eq(s->probing, before.probing);
+}
+
+static struct supervisor_step set_brokers(
+	struct supervisor *s, const struct brokers_item *items, size_t n, uint64_t now)
+{
+	enum supervisor_state from = s->state;
+	struct supervisor_step step;
+
+	supervisor_set_brokers(s, items, n, now, &step);
 	ck_assert_int_eq(step.from, from);
 	ck_assert_int_eq(step.to, s->state);
 	ck_assert_uint_eq(step.timer_usec, s->timer_usec);
 	return step;
 }
 
-/* Brings a new supervisor into a state by the shortest way, at times before NOW. */
-static void bring_to(struct supervisor *s, enum supervisor_state state)
+static void init(struct supervisor *s, size_t n)
 {
-	supervisor_init(s, &defaults, no_random, NULL);
-	if (state != SUPERVISOR_DISCONNECTED)
-		handle(s, SUPERVISOR_START, FAILURE_NONE, NOW - 5);
+	chance = 0.5;
+	supervisor_init(s, &defaults, draw, NULL);
+	set_brokers(s, abc, n, NOW - 10);
+}
+
+/* Brings a new supervisor into a state by the shortest way, at times just before NOW. */
+static void bring_to(struct supervisor *s, enum supervisor_state state, size_t n)
+{
+	init(s, n);
+	tell(s, SUPERVISOR_START, NOW - 5);
 	switch (state) {
 	case SUPERVISOR_CONNECTED:
 	case SUPERVISOR_DISCONNECTING:
-		handle(s, SUPERVISOR_CONNACK, FAILURE_NONE, NOW - 4);
+		tell(s, SUPERVISOR_CONNACK, NOW - 4);
 		if (state == SUPERVISOR_DISCONNECTING)
-			handle(s, SUPERVISOR_STOP, FAILURE_NONE, NOW - 3);
+			tell(s, SUPERVISOR_STOP, NOW - 3);
 		break;
-	case SUPERVISOR_ERROR: handle(s, SUPERVISOR_FAILURE, FAILURE_AUTH, NOW - 4); break;
-	case SUPERVISOR_OFFLINE: handle(s, SUPERVISOR_FAILURE, FAILURE_TIMEOUT, NOW - 4); break;
+	case SUPERVISOR_ERROR:
+		for (size_t i = 0; i < n; i++) {
+			handle(s, SUPERVISOR_FAILURE, FAILURE_AUTH, NOW - 4);
+			if (i + 1 < n)
+				tell(s, SUPERVISOR_TIMER, NOW - 4);
+		}
+		break;
+	case SUPERVISOR_OFFLINE:
+		for (size_t i = 0; i < n; i++) {
+			handle(s, SUPERVISOR_FAILURE, FAILURE_MOVED, NOW - 4);
+			if (i + 1 < n)
+				tell(s, SUPERVISOR_TIMER, NOW - 4);
+		}
+		break;
+	case SUPERVISOR_DISCONNECTED:
+		handle(s, SUPERVISOR_FAILURE, FAILURE_TIMEOUT, NOW - 4);
+		break;
 	default: break;
 	}
 	ck_assert_int_eq(s->state, state);
 }
 
-/* --- the table ------------------------------------------------------------------------------- */
+/* Connected to broker b, the preferred one having failed at NOW. */
+static void bring_to_second(struct supervisor *s, size_t n)
+{
+	bring_to(s, SUPERVISOR_CONNECTING, n);
+	handle(s, SUPERVISOR_FAILURE, FAILURE_MOVED, NOW);
+	tell(s, SUPERVISOR_TIMER, NOW);
+	ck_assert_int_eq(s->current, 1);
+	tell(s, SUPERVISOR_CONNACK, NOW);
+}
+
+/* --- the tables ------------------------------------------------------------------------------ */
 
 #define D SUPERVISOR_DISCONNECTED
 #define C SUPERVISOR_CONNECTING
@@ -73,114 +171,112 @@ static void bring_to(struct supervisor *s, enum supervisor_state state)
 #define E SUPERVISOR_ERROR
 #define O SUPERVISOR_OFFLINE
 
-#define NEVER	  SUPERVISOR_NO_TIMER
-#define ANY_CLASS FAILURE_NONE
+#define SOON	    (SEC / 2) /* half of the second that is drawn from */
+#define SAME	    (UINT64_MAX - 1) /* the timer is not touched */
+#define EVENT(name) SUPERVISOR_##name
 
+/* One broker. */
 static const struct {
 	enum supervisor_state from;
 	enum supervisor_event event;
-	enum failure_class class;
 	int r;
 	enum supervisor_state to;
 	enum supervisor_action action;
-	uint64_t timer; /* after NOW, or NEVER */
-	uint64_t wait;
-	bool deadline;
+	uint64_t timer; /* after NOW, or NEVER, or SAME */
 } table[] = {
-	{ D, SUPERVISOR_START, ANY_CLASS, 0, C, SUPERVISOR_CONNECT, TIMEOUT },
-	{ D, SUPERVISOR_PROGRESS, ANY_CLASS, -EPROTO },
-	{ D, SUPERVISOR_CONNACK, ANY_CLASS, -EPROTO },
-	{ D, SUPERVISOR_FAILURE, FAILURE_TIMEOUT, -EPROTO },
-	{ D, SUPERVISOR_FAILURE, FAILURE_AUTH, -EPROTO },
-	{ D, SUPERVISOR_TIMER, ANY_CLASS, 0, C, SUPERVISOR_CONNECT, TIMEOUT },
-	{ D, SUPERVISOR_STOP, ANY_CLASS, 0, D, SUPERVISOR_ABORT, NEVER },
-	{ D, SUPERVISOR_CLOSED, ANY_CLASS, -EPROTO },
+	{ D, EVENT(START), 0, C, SUPERVISOR_CONNECT, TIMEOUT },
+	{ D, EVENT(PROGRESS), -EPROTO },
+	{ D, EVENT(CONNACK), -EPROTO },
+	{ D, EVENT(TIMER), 0, C, SUPERVISOR_CONNECT, TIMEOUT },
+	{ D, EVENT(STOP), 0, D, SUPERVISOR_ABORT, NEVER },
+	{ D, EVENT(CLOSED), -EPROTO },
+	{ D, EVENT(PROBE_UP), -EPROTO },
+	{ D, EVENT(PROBE_FAILED), -EPROTO },
+	{ D, EVENT(NETWORK_UP), 0, D, SUPERVISOR_NOTHING, SOON },
+	{ D, EVENT(NETWORK_DOWN), 0, O, SUPERVISOR_NOTHING, MAX },
+	{ D, EVENT(RECONNECT), 0, D, SUPERVISOR_NOTHING, SOON },
 
-	{ C, SUPERVISOR_START, ANY_CLASS, -EPROTO },
-	{ C, SUPERVISOR_PROGRESS, ANY_CLASS, 0, C, SUPERVISOR_NOTHING, TIMEOUT },
-	{ C, SUPERVISOR_CONNACK, ANY_CLASS, 0, U, SUPERVISOR_NOTHING, STABLE },
-	{ C, SUPERVISOR_FAILURE, FAILURE_TIMEOUT, 0, O, SUPERVISOR_ABORT, BASE, BASE },
-	{ C, SUPERVISOR_FAILURE, FAILURE_HEARTBEAT, 0, O, SUPERVISOR_ABORT, BASE, BASE },
-	{ C, SUPERVISOR_FAILURE, FAILURE_BUSY, 0, O, SUPERVISOR_ABORT, BASE, BASE },
-	{ C, SUPERVISOR_FAILURE, FAILURE_MOVED, 0, O, SUPERVISOR_ABORT, BASE, BASE },
-	{ C, SUPERVISOR_FAILURE, FAILURE_TAKEN_OVER, 0, E, SUPERVISOR_ABORT, MAX, MAX },
-	{ C, SUPERVISOR_FAILURE, FAILURE_AUTH, 0, E, SUPERVISOR_ABORT, MAX, MAX },
-	{ C, SUPERVISOR_FAILURE, FAILURE_PROTOCOL, 0, E, SUPERVISOR_ABORT, MAX, MAX },
-	{ C, SUPERVISOR_TIMER, ANY_CLASS, 0, O, SUPERVISOR_ABORT, BASE, BASE, true },
-	{ C, SUPERVISOR_TIMER, FAILURE_AUTH, 0, O, SUPERVISOR_ABORT, BASE, BASE, true },
-	{ C, SUPERVISOR_STOP, ANY_CLASS, 0, D, SUPERVISOR_ABORT, NEVER },
-	{ C, SUPERVISOR_CLOSED, ANY_CLASS, -EPROTO },
+	{ C, EVENT(START), -EPROTO },
+	{ C, EVENT(PROGRESS), 0, C, SUPERVISOR_NOTHING, TIMEOUT },
+	{ C, EVENT(CONNACK), 0, U, SUPERVISOR_NOTHING, STABLE },
+	{ C, EVENT(TIMER), 0, D, SUPERVISOR_ABORT, BASE },
+	{ C, EVENT(STOP), 0, D, SUPERVISOR_ABORT, NEVER },
+	{ C, EVENT(CLOSED), -EPROTO },
+	{ C, EVENT(PROBE_UP), -EPROTO },
+	{ C, EVENT(PROBE_FAILED), -EPROTO },
+	{ C, EVENT(NETWORK_UP), -EPROTO },
+	{ C, EVENT(NETWORK_DOWN), 0, O, SUPERVISOR_ABORT, MAX },
+	{ C, EVENT(RECONNECT), -EPROTO },
 
-	{ U, SUPERVISOR_START, ANY_CLASS, -EPROTO },
-	{ U, SUPERVISOR_PROGRESS, ANY_CLASS, -EPROTO },
-	{ U, SUPERVISOR_CONNACK, ANY_CLASS, -EPROTO },
-	{ U, SUPERVISOR_FAILURE, FAILURE_TIMEOUT, 0, D, SUPERVISOR_ABORT, BASE, BASE },
-	{ U, SUPERVISOR_FAILURE, FAILURE_HEARTBEAT, 0, D, SUPERVISOR_ABORT, BASE, BASE },
-	{ U, SUPERVISOR_FAILURE, FAILURE_BUSY, 0, D, SUPERVISOR_ABORT, BASE, BASE },
-	{ U, SUPERVISOR_FAILURE, FAILURE_MOVED, 0, D, SUPERVISOR_ABORT, BASE, BASE },
-	{ U, SUPERVISOR_FAILURE, FAILURE_TAKEN_OVER, 0, E, SUPERVISOR_ABORT, MAX, MAX },
-	{ U, SUPERVISOR_FAILURE, FAILURE_AUTH, 0, E, SUPERVISOR_ABORT, MAX, MAX },
-	{ U, SUPERVISOR_FAILURE, FAILURE_PROTOCOL, 0, E, SUPERVISOR_ABORT, MAX, MAX },
-	{ U, SUPERVISOR_TIMER, ANY_CLASS, 0, U, SUPERVISOR_NOTHING, NEVER },
-	{ U, SUPERVISOR_STOP, ANY_CLASS, 0, X, SUPERVISOR_DISCONNECT, DISCONNECT },
-	{ U, SUPERVISOR_CLOSED, ANY_CLASS, -EPROTO },
+	{ U, EVENT(START), -EPROTO },
+	{ U, EVENT(PROGRESS), -EPROTO },
+	{ U, EVENT(CONNACK), -EPROTO },
+	{ U, EVENT(TIMER), 0, U, SUPERVISOR_NOTHING, SAME },
+	{ U, EVENT(STOP), 0, X, SUPERVISOR_LEAVE, DISCONNECT },
+	{ U, EVENT(CLOSED), -EPROTO },
+	{ U, EVENT(PROBE_UP), -EPROTO },
+	{ U, EVENT(PROBE_FAILED), -EPROTO },
+	{ U, EVENT(NETWORK_UP), -EPROTO },
+	{ U, EVENT(NETWORK_DOWN), -EPROTO },
+	{ U, EVENT(RECONNECT), -EPROTO },
 
-	{ X, SUPERVISOR_START, ANY_CLASS, -EPROTO },
-	{ X, SUPERVISOR_PROGRESS, ANY_CLASS, -EPROTO },
-	{ X, SUPERVISOR_CONNACK, ANY_CLASS, -EPROTO },
-	{ X, SUPERVISOR_FAILURE, FAILURE_HEARTBEAT, 0, D, SUPERVISOR_ABORT, NEVER },
-	{ X, SUPERVISOR_FAILURE, FAILURE_AUTH, 0, D, SUPERVISOR_ABORT, NEVER },
-	{ X, SUPERVISOR_TIMER, ANY_CLASS, 0, D, SUPERVISOR_ABORT, NEVER },
-	{ X, SUPERVISOR_STOP, ANY_CLASS, 0, D, SUPERVISOR_ABORT, NEVER },
-	{ X, SUPERVISOR_CLOSED, ANY_CLASS, 0, D, SUPERVISOR_ABORT, NEVER },
+	{ X, EVENT(START), -EPROTO },
+	{ X, EVENT(PROGRESS), -EPROTO },
+	{ X, EVENT(CONNACK), -EPROTO },
+	{ X, EVENT(TIMER), 0, D, SUPERVISOR_ABORT, NEVER },
+	{ X, EVENT(STOP), 0, D, SUPERVISOR_ABORT, NEVER },
+	{ X, EVENT(CLOSED), 0, D, SUPERVISOR_ABORT, NEVER },
+	{ X, EVENT(PROBE_UP), -EPROTO },
+	{ X, EVENT(PROBE_FAILED), -EPROTO },
+	{ X, EVENT(NETWORK_UP), -EPROTO },
+	{ X, EVENT(NETWORK_DOWN), -EPROTO },
+	{ X, EVENT(RECONNECT), -EPROTO },
 
-	{ E, SUPERVISOR_START, ANY_CLASS, 0, C, SUPERVISOR_CONNECT, TIMEOUT },
-	{ E, SUPERVISOR_PROGRESS, ANY_CLASS, -EPROTO },
-	{ E, SUPERVISOR_CONNACK, ANY_CLASS, -EPROTO },
-	{ E, SUPERVISOR_FAILURE, FAILURE_TIMEOUT, -EPROTO },
-	{ E, SUPERVISOR_TIMER, ANY_CLASS, 0, C, SUPERVISOR_CONNECT, TIMEOUT },
-	{ E, SUPERVISOR_STOP, ANY_CLASS, 0, D, SUPERVISOR_ABORT, NEVER },
-	{ E, SUPERVISOR_CLOSED, ANY_CLASS, -EPROTO },
+	/* The one broker is set aside: asked all the same, it is not there to be tried. */
+	{ E, EVENT(START), 0, E, SUPERVISOR_NOTHING, ASIDE - 4 },
+	{ E, EVENT(PROGRESS), -EPROTO },
+	{ E, EVENT(CONNACK), -EPROTO },
+	{ E, EVENT(TIMER), 0, E, SUPERVISOR_NOTHING, ASIDE - 4 },
+	{ E, EVENT(STOP), 0, D, SUPERVISOR_ABORT, NEVER },
+	{ E, EVENT(CLOSED), -EPROTO },
+	{ E, EVENT(PROBE_UP), -EPROTO },
+	{ E, EVENT(PROBE_FAILED), -EPROTO },
+	{ E, EVENT(NETWORK_UP), -EPROTO },
+	{ E, EVENT(NETWORK_DOWN), -EPROTO },
+	{ E, EVENT(RECONNECT), 0, E, SUPERVISOR_NOTHING, SOON },
 
-	{ O, SUPERVISOR_START, ANY_CLASS, 0, C, SUPERVISOR_CONNECT, TIMEOUT },
-	{ O, SUPERVISOR_PROGRESS, ANY_CLASS, -EPROTO },
-	{ O, SUPERVISOR_CONNACK, ANY_CLASS, -EPROTO },
-	{ O, SUPERVISOR_FAILURE, FAILURE_TIMEOUT, -EPROTO },
-	{ O, SUPERVISOR_TIMER, ANY_CLASS, 0, C, SUPERVISOR_CONNECT, TIMEOUT },
-	{ O, SUPERVISOR_STOP, ANY_CLASS, 0, D, SUPERVISOR_ABORT, NEVER },
-	{ O, SUPERVISOR_CLOSED, ANY_CLASS, -EPROTO },
+	{ O, EVENT(START), 0, C, SUPERVISOR_CONNECT, TIMEOUT },
+	{ O, EVENT(PROGRESS), -EPROTO },
+	{ O, EVENT(CONNACK), -EPROTO },
+	{ O, EVENT(TIMER), 0, C, SUPERVISOR_CONNECT, TIMEOUT },
+	{ O, EVENT(STOP), 0, D, SUPERVISOR_ABORT, NEVER },
+	{ O, EVENT(CLOSED), -EPROTO },
+	{ O, EVENT(PROBE_UP), -EPROTO },
+	{ O, EVENT(PROBE_FAILED), -EPROTO },
+	{ O, EVENT(NETWORK_UP), 0, O, SUPERVISOR_NOTHING, SOON },
+	{ O, EVENT(NETWORK_DOWN), 0, O, SUPERVISOR_NOTHING, MAX },
+	{ O, EVENT(RECONNECT), 0, O, SUPERVISOR_NOTHING, SOON },
 };
 
 START_TEST(test_table)
 {
-	struct supervisor s, before;
 	struct supervisor_step step;
-	int r;
+	struct supervisor s;
+	uint64_t timer, before;
 
-	bring_to(&s, table[_i].from);
-	before = s;
-	r = supervisor_handle(&s, table[_i].event, table[_i].class, NOW, &step);
-	ck_assert_int_eq(r, table[_i].r);
-	ck_assert_int_eq(step.from, table[_i].from);
-	if (r < 0) {
-		ck_assert_int_eq(step.to, table[_i].from);
-		ck_assert_int_eq(step.action, SUPERVISOR_NOTHING);
-		ck_assert_uint_eq(step.timer_usec, before.timer_usec);
-		ck_assert_uint_eq(step.wait_usec, 0);
-		ck_assert(!step.deadline);
-		ck_assert_int_eq(s.state, before.state);
-		ck_assert_uint_eq(s.timer_usec, before.timer_usec);
-		ck_assert_uint_eq(s.backoff.waits, before.backoff.waits);
+	bring_to(&s, table[_i].from, 1);
+	if (table[_i].r < 0) {
+		ignores(&s, table[_i].event, FAILURE_NONE, NOW);
 		return;
 	}
+	before = s.timer_usec;
+	timer = table[_i].timer == NEVER ? NEVER : NOW + table[_i].timer;
+	step = tell(&s, table[_i].event, NOW);
 	ck_assert_int_eq(step.to, table[_i].to);
-	ck_assert_int_eq(s.state, table[_i].to);
 	ck_assert_int_eq(step.action, table[_i].action);
-	ck_assert_uint_eq(
-		step.timer_usec, table[_i].timer == NEVER ? NEVER : NOW + table[_i].timer);
-	ck_assert_uint_eq(s.timer_usec, step.timer_usec);
-	ck_assert_uint_eq(step.wait_usec, table[_i].wait);
-	ck_assert_int_eq(step.deadline, table[_i].deadline);
+	ck_assert_uint_eq(step.timer_usec, table[_i].timer == SAME ? before : timer);
+	ck_assert_int_eq(step.deadline, table[_i].from == C && table[_i].event == SUPERVISOR_TIMER);
+	ck_assert(!step.alert);
 }
 END_TEST
 
@@ -191,8 +287,145 @@ START_TEST(test_table_is_complete)
 	for (size_t i = 0; i < ARRAY_SIZE(table); i++)
 		seen[table[i].from][table[i].event] = true;
 	for (int state = 0; state < N_SUPERVISOR_STATES; state++) {
+		seen[state][SUPERVISOR_FAILURE] = true; /* the next table */
 		for (int event = 0; event < N_SUPERVISOR_EVENTS; event++)
 			ck_assert_msg(seen[state][event], "state %d, event %d", state, event);
+	}
+}
+END_TEST
+
+/* Who else there is. */
+enum others {
+	ALONE,
+	SEVERAL, /* two more */
+	ALL_ASIDE, /* two more, set aside for OTHERS_ASIDE */
+	N_OTHERS,
+};
+
+#define OTHERS_ASIDE (100 * SEC)
+#define QUICK	     (SEC / 2), (SEC + SEC / 2)
+#define EXACTLY(t)   (t), (t)
+
+/* The same for an attempt and for a connection that stands. */
+static const struct {
+	enum failure_class class;
+	bool last; /* of the attempts at this broker */
+	enum others others;
+	enum supervisor_state to;
+	enum supervisor_plan plan;
+	uint64_t least, most; /* of the wait */
+	bool alert;
+} failures[] = {
+	{ FAILURE_TIMEOUT, false, ALONE, D, SUPERVISOR_PLAN_SAME, EXACTLY(BASE) },
+	{ FAILURE_TIMEOUT, false, SEVERAL, D, SUPERVISOR_PLAN_SAME, EXACTLY(BASE) },
+	{ FAILURE_TIMEOUT, false, ALL_ASIDE, D, SUPERVISOR_PLAN_SAME, EXACTLY(BASE) },
+	{ FAILURE_TIMEOUT, true, ALONE, O, SUPERVISOR_PLAN_ROUND, EXACTLY(BASE) },
+	{ FAILURE_TIMEOUT, true, SEVERAL, D, SUPERVISOR_PLAN_NEXT, EXACTLY(0) },
+	{ FAILURE_TIMEOUT, true, ALL_ASIDE, O, SUPERVISOR_PLAN_ROUND, EXACTLY(BASE) },
+	{ FAILURE_HEARTBEAT, false, ALONE, D, SUPERVISOR_PLAN_SAME, QUICK },
+	{ FAILURE_HEARTBEAT, false, SEVERAL, D, SUPERVISOR_PLAN_SAME, QUICK },
+	{ FAILURE_HEARTBEAT, false, ALL_ASIDE, D, SUPERVISOR_PLAN_SAME, QUICK },
+	{ FAILURE_HEARTBEAT, true, ALONE, O, SUPERVISOR_PLAN_ROUND, EXACTLY(BASE) },
+	{ FAILURE_HEARTBEAT, true, SEVERAL, D, SUPERVISOR_PLAN_NEXT, EXACTLY(0) },
+	{ FAILURE_HEARTBEAT, true, ALL_ASIDE, O, SUPERVISOR_PLAN_ROUND, EXACTLY(BASE) },
+	{ FAILURE_BUSY, false, ALONE, O, SUPERVISOR_PLAN_ROUND, EXACTLY(BASE) },
+	{ FAILURE_BUSY, false, SEVERAL, D, SUPERVISOR_PLAN_NEXT, EXACTLY(BASE) },
+	{ FAILURE_BUSY, false, ALL_ASIDE, O, SUPERVISOR_PLAN_ROUND, EXACTLY(BASE) },
+	{ FAILURE_MOVED, false, ALONE, O, SUPERVISOR_PLAN_ROUND, EXACTLY(BASE) },
+	{ FAILURE_MOVED, false, SEVERAL, D, SUPERVISOR_PLAN_NEXT, EXACTLY(0) },
+	{ FAILURE_MOVED, false, ALL_ASIDE, O, SUPERVISOR_PLAN_ROUND, EXACTLY(BASE) },
+	{ FAILURE_TAKEN_OVER, false, ALONE, E, SUPERVISOR_PLAN_SAME, EXACTLY(MAX), true },
+	{ FAILURE_TAKEN_OVER, true, SEVERAL, E, SUPERVISOR_PLAN_SAME, EXACTLY(MAX), true },
+	{ FAILURE_TAKEN_OVER, false, ALL_ASIDE, E, SUPERVISOR_PLAN_SAME, EXACTLY(MAX), true },
+	{ FAILURE_AUTH, false, ALONE, E, SUPERVISOR_PLAN_ASIDE, EXACTLY(ASIDE), true },
+	{ FAILURE_AUTH, false, SEVERAL, D, SUPERVISOR_PLAN_NEXT, EXACTLY(0), true },
+	{ FAILURE_AUTH, false, ALL_ASIDE, E, SUPERVISOR_PLAN_ASIDE, EXACTLY(OTHERS_ASIDE), true },
+	{ FAILURE_PROTOCOL, false, ALONE, E, SUPERVISOR_PLAN_ASIDE, EXACTLY(ASIDE), true },
+	{ FAILURE_PROTOCOL, false, SEVERAL, D, SUPERVISOR_PLAN_NEXT, EXACTLY(0), true },
+	{ FAILURE_PROTOCOL, false, ALL_ASIDE, E, SUPERVISOR_PLAN_ASIDE, EXACTLY(OTHERS_ASIDE),
+		true },
+};
+
+static const enum supervisor_state can_fail[] = { C, U };
+static const double chances[] = { 0.0, 0.5, 0x1.fffffffffffffp-1 };
+
+static void check_failure_step(size_t row, enum supervisor_state from, double drawn)
+{
+	struct supervisor_step step;
+	struct supervisor s;
+
+	bring_to(&s, from, failures[row].others == ALONE ? 1 : 3);
+	if (failures[row].others == ALL_ASIDE) {
+		brokers_set_aside(&s.brokers, 1, FAILURE_AUTH, NOW + OTHERS_ASIDE);
+		brokers_set_aside(&s.brokers, 2, FAILURE_AUTH, NOW + 2 * OTHERS_ASIDE);
+	}
+	chance = drawn;
+	if (failures[row].last) {
+		s.attempts = defaults.timeout_attempts - 1;
+		s.quick_left = 0;
+	}
+	step = handle(&s, SUPERVISOR_FAILURE, failures[row].class, NOW);
+	ck_assert_int_eq(step.to, failures[row].to);
+	ck_assert_int_eq(step.action, SUPERVISOR_ABORT);
+	ck_assert_int_eq(step.plan, failures[row].plan);
+	ck_assert_uint_ge(step.wait_usec, failures[row].least);
+	ck_assert_uint_le(step.wait_usec, failures[row].most);
+	ck_assert_uint_eq(step.timer_usec, NOW + step.wait_usec);
+	ck_assert_int_eq(step.alert, failures[row].alert);
+	ck_assert(!step.deadline);
+	if (step.plan == SUPERVISOR_PLAN_SAME)
+		ck_assert_int_eq(s.next, 0);
+	else
+		ck_assert_int_eq(s.next, step.plan == SUPERVISOR_PLAN_NEXT ? 1 : BROKERS_NONE);
+	/* And after the wait it does what was planned. */
+	tell(&s, SUPERVISOR_TIMER, step.timer_usec);
+	ck_assert_int_eq(s.state, C);
+	ck_assert_int_eq(s.current,
+		step.plan == SUPERVISOR_PLAN_NEXT || step.wait_usec == OTHERS_ASIDE ? 1 : 0);
+}
+
+START_TEST(test_failures)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(can_fail); i++)
+		for (size_t j = 0; j < ARRAY_SIZE(chances); j++) {
+			check_failure_step((size_t)_i, can_fail[i], chances[j]);
+		}
+}
+END_TEST
+
+START_TEST(test_failures_are_complete)
+{
+	for (int class = FAILURE_TIMEOUT; class <= (int)FAILURE_PROTOCOL; class ++)
+		for (int others = 0; others < N_OTHERS; others++) {
+			bool seen = false;
+
+			for (size_t i = 0; i < ARRAY_SIZE(failures); i++)
+				seen = seen ||
+					((int)failures[i].class == class &&
+						(int)failures[i].others == others);
+			ck_assert_msg(seen, "class %d, others %d", class, others);
+		}
+}
+END_TEST
+
+/* Where nothing is under way, nothing can fail; while we leave, it does not matter how. */
+START_TEST(test_failures_elsewhere)
+{
+	static const enum supervisor_state idle[] = { D, E, O };
+	enum failure_class class = (enum failure_class)_i;
+	struct supervisor_step step;
+	struct supervisor s;
+
+	for (size_t n = 1; n <= 3; n++) {
+		for (size_t i = 0; i < ARRAY_SIZE(idle); i++) {
+			bring_to(&s, idle[i], n);
+			ignores(&s, SUPERVISOR_FAILURE, class, NOW);
+		}
+		bring_to(&s, X, n);
+		step = handle(&s, SUPERVISOR_FAILURE, class, NOW);
+		ck_assert_int_eq(step.to, D);
+		ck_assert_int_eq(step.action, SUPERVISOR_ABORT);
+		ck_assert_uint_eq(step.timer_usec, NEVER);
 	}
 }
 END_TEST
@@ -208,108 +441,197 @@ START_TEST(test_names)
 }
 END_TEST
 
-START_TEST(test_begins_disconnected)
+/* --- rounds and waits ------------------------------------------------------------------------ */
+
+/* One attempt that fails, and what comes after it. */
+struct attempt {
+	enum failure_class class;
+	int broker;
+	enum supervisor_plan plan;
+	uint64_t wait; /* milliseconds */
+};
+
+static uint64_t go_through(
+	struct supervisor *s, const struct attempt *attempts, size_t n, uint64_t now)
 {
-	struct supervisor s;
+	for (size_t i = 0; i < n; i++) {
+		struct supervisor_step step;
 
-	supervisor_init(&s, &defaults, no_random, NULL);
-	ck_assert_int_eq(s.state, SUPERVISOR_DISCONNECTED);
-	ck_assert_uint_eq(s.timer_usec, SUPERVISOR_NO_TIMER);
-}
-END_TEST
-
-/* --- waits ----------------------------------------------------------------------------------- */
-
-static const uint64_t growing[] = { 1, 2, 4, 8, 16, 32, 60, 60, 60, 60 };
-
-static uint64_t connect_and_fail(struct supervisor *s, enum failure_class class, uint64_t *now)
-{
-	struct supervisor_step step;
-
-	step = handle(s, SUPERVISOR_FAILURE, class, *now);
-	*now = step.timer_usec;
-	handle(s, SUPERVISOR_TIMER, FAILURE_NONE, *now);
-	return step.wait_usec / SEC;
-}
-
-START_TEST(test_waits_grow)
-{
-	uint64_t now = NOW;
-	struct supervisor s;
-
-	bring_to(&s, SUPERVISOR_CONNECTING);
-	for (size_t i = 0; i < ARRAY_SIZE(growing); i++)
-		ck_assert_uint_eq(connect_and_fail(&s, FAILURE_TIMEOUT, &now), growing[i]);
-}
-END_TEST
-
-/* Silence is as good a failure as any. */
-START_TEST(test_waits_grow_over_deadlines)
-{
-	struct supervisor_step step;
-	struct supervisor s;
-
-	supervisor_init(&s, &defaults, no_random, NULL);
-	step = handle(&s, SUPERVISOR_START, FAILURE_NONE, NOW);
-	for (size_t i = 0; i < ARRAY_SIZE(growing); i++) {
-		uint64_t at = step.timer_usec;
-
-		step = handle(&s, SUPERVISOR_TIMER, FAILURE_NONE, at);
-		ck_assert(step.deadline);
-		ck_assert_uint_eq(step.timer_usec, at + growing[i] * SEC);
-		at = step.timer_usec;
-		step = handle(&s, SUPERVISOR_TIMER, FAILURE_NONE, at);
+		ck_assert_msg(s->current == attempts[i].broker, "%zu: broker %d", i, s->current);
+		step = handle(s, SUPERVISOR_FAILURE, attempts[i].class, now);
+		ck_assert_msg(step.plan == attempts[i].plan, "%zu: plan %d", i, step.plan);
+		ck_assert_msg(step.wait_usec == attempts[i].wait * USEC_PER_MSEC, "%zu: %llu us", i,
+			(unsigned long long)step.wait_usec);
+		now = step.timer_usec;
+		step = tell(s, SUPERVISOR_TIMER, now);
 		ck_assert_int_eq(step.action, SUPERVISOR_CONNECT);
-		ck_assert_uint_eq(step.timer_usec, at + TIMEOUT);
 	}
+	return now;
+}
+
+#define T	FAILURE_TIMEOUT
+#define H	FAILURE_HEARTBEAT
+#define P(name) SUPERVISOR_PLAN_##name
+
+static const struct attempt silent_two[] = {
+	{ T, 0, P(SAME), 1000 },
+	{ T, 0, P(SAME), 2000 },
+	{ T, 0, P(NEXT), 0 },
+	{ T, 1, P(SAME), 4000 },
+	{ T, 1, P(SAME), 8000 },
+	{ T, 1, P(ROUND), 16000 },
+	{ T, 0, P(NEXT), 0 },
+	{ T, 1, P(ROUND), 32000 },
+	{ T, 0, P(NEXT), 0 },
+	{ T, 1, P(ROUND), 60000 },
+	{ T, 0, P(NEXT), 0 },
+	{ T, 1, P(ROUND), 60000 },
+};
+
+START_TEST(test_rounds)
+{
+	struct supervisor s;
+
+	bring_to(&s, C, 2);
+	go_through(&s, silent_two, ARRAY_SIZE(silent_two), NOW);
 }
 END_TEST
 
-START_TEST(test_flapping_does_not_reset)
+static const struct attempt silent_one[] = {
+	{ T, 0, P(SAME), 1000 },
+	{ T, 0, P(SAME), 2000 },
+	{ T, 0, P(ROUND), 4000 },
+	{ T, 0, P(ROUND), 8000 },
+	{ T, 0, P(ROUND), 16000 },
+	{ T, 0, P(ROUND), 32000 },
+	{ T, 0, P(ROUND), 60000 },
+	{ T, 0, P(ROUND), 60000 },
+};
+
+START_TEST(test_rounds_of_one)
+{
+	struct supervisor s;
+
+	bring_to(&s, C, 1);
+	go_through(&s, silent_one, ARRAY_SIZE(silent_one), NOW);
+}
+END_TEST
+
+/* The loss and the first attempt after it lead to a quick one each; the others count. */
+static const struct attempt lost[] = {
+	{ H, 0, P(SAME), 1000 },
+	{ T, 0, P(SAME), 1000 },
+	{ T, 0, P(SAME), 1000 },
+	{ T, 0, P(SAME), 2000 },
+	{ T, 0, P(NEXT), 0 },
+	{ T, 1, P(SAME), 4000 },
+};
+
+START_TEST(test_lost_connection)
+{
+	struct supervisor s;
+
+	bring_to(&s, U, 2);
+	chance = 0.5;
+	go_through(&s, lost, ARRAY_SIZE(lost), NOW);
+}
+END_TEST
+
+/* Both brokers take the connection and drop it: quick attempts are not to be had for ever. */
+static const struct attempt flapping[] = {
+	{ H, 0, P(SAME), 1000 },
+	{ H, 0, P(SAME), 1000 },
+	{ H, 0, P(SAME), 1000 },
+	{ H, 0, P(SAME), 2000 },
+	{ H, 0, P(NEXT), 0 },
+	{ H, 1, P(SAME), 1000 },
+	{ H, 1, P(SAME), 1000 },
+	{ H, 1, P(SAME), 4000 },
+	{ H, 1, P(SAME), 8000 },
+	{ H, 1, P(ROUND), 16000 },
+	{ H, 0, P(NEXT), 0 },
+	{ H, 1, P(ROUND), 32000 },
+	{ H, 0, P(NEXT), 0 },
+	{ H, 1, P(ROUND), 60000 },
+};
+
+START_TEST(test_flapping)
 {
 	uint64_t now = NOW;
 	struct supervisor s;
 
-	bring_to(&s, SUPERVISOR_CONNECTING);
-	for (size_t i = 0; i < ARRAY_SIZE(growing); i++) {
-		handle(&s, SUPERVISOR_CONNACK, FAILURE_NONE, now);
-		now += STABLE - 1; /* the timer was not due */
-		ck_assert_uint_eq(connect_and_fail(&s, FAILURE_HEARTBEAT, &now), growing[i]);
+	bring_to(&s, C, 2);
+	for (size_t i = 0; i < ARRAY_SIZE(flapping); i++) {
+		tell(&s, SUPERVISOR_CONNACK, now);
+		now = go_through(&s, &flapping[i], 1, now + STABLE - 1);
 	}
 }
 END_TEST
 
-START_TEST(test_stable_resets)
+static const struct attempt mixed[] = {
+	{ FAILURE_BUSY, 0, P(NEXT), 1000 },
+	{ FAILURE_MOVED, 1, P(NEXT), 0 },
+	{ FAILURE_BUSY, 2, P(ROUND), 2000 },
+	{ FAILURE_AUTH, 0, P(NEXT), 0 },
+	{ T, 1, P(NEXT), 0 },
+	{ T, 2, P(ROUND), 4000 },
+	{ FAILURE_PROTOCOL, 1, P(NEXT), 0 },
+	{ T, 2, P(ROUND), 8000 },
+	{ FAILURE_TAKEN_OVER, 2, P(SAME), 60000 },
+};
+
+START_TEST(test_mixed)
 {
 	struct supervisor_step step;
-	uint64_t now = NOW;
+	struct supervisor s;
+	uint64_t now;
+
+	bring_to(&s, C, 3);
+	now = go_through(&s, mixed, ARRAY_SIZE(mixed), NOW);
+	ck_assert_int_eq(s.current, 2);
+	/* Now all three are aside; the first of them was so 72 s ago. */
+	step = handle(&s, SUPERVISOR_FAILURE, FAILURE_AUTH, now);
+	ck_assert_int_eq(step.to, E);
+	ck_assert_int_eq(step.plan, SUPERVISOR_PLAN_ASIDE);
+	ck_assert_uint_eq(step.timer_usec, NOW + 3 * SEC + ASIDE);
+	tell(&s, SUPERVISOR_TIMER, step.timer_usec);
+	ck_assert_int_eq(s.current, 0);
+}
+END_TEST
+
+START_TEST(test_stable)
+{
+	struct supervisor_step step;
+	uint64_t now;
 	struct supervisor s;
 
-	bring_to(&s, SUPERVISOR_CONNECTING);
-	for (int i = 0; i < 5; i++)
-		connect_and_fail(&s, FAILURE_TIMEOUT, &now);
-	step = handle(&s, SUPERVISOR_CONNACK, FAILURE_NONE, now);
+	bring_to(&s, C, 2);
+	now = go_through(&s, silent_two, ARRAY_SIZE(silent_two), NOW);
+	step = tell(&s, SUPERVISOR_CONNACK, now);
 	ck_assert_uint_eq(step.timer_usec, now + STABLE);
-	step = handle(&s, SUPERVISOR_TIMER, FAILURE_NONE, step.timer_usec);
+	step = tell(&s, SUPERVISOR_TIMER, now + STABLE);
 	ck_assert_int_eq(step.action, SUPERVISOR_NOTHING);
-	now = step.timer_usec == SUPERVISOR_NO_TIMER ? now + 10 * STABLE : 0;
-	ck_assert_uint_ne(now, 0);
-	ck_assert_uint_eq(connect_and_fail(&s, FAILURE_HEARTBEAT, &now), 1);
-	ck_assert_uint_eq(connect_and_fail(&s, FAILURE_TIMEOUT, &now), 2);
+	ck_assert_uint_eq(step.timer_usec, NEVER);
+	/* All is as at the beginning. */
+	ck_assert_uint_eq(s.backoff.waits, 0);
+	go_through(&s, lost, ARRAY_SIZE(lost), now + 10 * STABLE);
 }
 END_TEST
 
-START_TEST(test_progress_moves_the_deadline)
+START_TEST(test_deadline)
 {
 	struct supervisor_step step;
 	struct supervisor s;
 
-	supervisor_init(&s, &defaults, no_random, NULL);
-	step = handle(&s, SUPERVISOR_START, FAILURE_NONE, NOW);
+	init(&s, 1);
+	step = tell(&s, SUPERVISOR_START, NOW);
 	ck_assert_uint_eq(step.timer_usec, NOW + TIMEOUT);
-	step = handle(&s, SUPERVISOR_PROGRESS, FAILURE_NONE, NOW + TIMEOUT - 1);
+	step = tell(&s, SUPERVISOR_PROGRESS, NOW + TIMEOUT - 1);
 	ck_assert_uint_eq(step.timer_usec, NOW + 2 * TIMEOUT - 1);
-	ck_assert_int_eq(step.action, SUPERVISOR_NOTHING);
+	step = tell(&s, SUPERVISOR_TIMER, step.timer_usec);
+	ck_assert(step.deadline);
+	ck_assert_int_eq(step.plan, SUPERVISOR_PLAN_SAME);
+	ck_assert_uint_eq(step.wait_usec, BASE);
 }
 END_TEST
 
@@ -320,266 +642,631 @@ START_TEST(test_start_cuts_the_wait_only)
 	uint64_t now = NOW;
 	struct supervisor s;
 
-	bring_to(&s, SUPERVISOR_CONNECTING);
-	for (size_t i = 0; i < ARRAY_SIZE(growing); i++) {
+	bring_to(&s, C, 1);
+	for (size_t i = 0; i < ARRAY_SIZE(silent_one); i++) {
 		step = handle(&s, SUPERVISOR_FAILURE, FAILURE_TIMEOUT, now);
-		ck_assert_uint_eq(step.wait_usec, growing[i] * SEC);
-		step = handle(&s, SUPERVISOR_START, FAILURE_NONE, ++now);
+		ck_assert_uint_eq(step.wait_usec, silent_one[i].wait * USEC_PER_MSEC);
+		step = tell(&s, SUPERVISOR_START, ++now);
 		ck_assert_int_eq(step.action, SUPERVISOR_CONNECT);
-		ck_assert_uint_eq(step.timer_usec, now + TIMEOUT);
 	}
 }
 END_TEST
 
-static const enum failure_class refusals[] = { FAILURE_AUTH, FAILURE_PROTOCOL, FAILURE_TAKEN_OVER };
-static const double multipliers[] = { 1.0, 1.02, 1.5, 2.0, 10.0 };
+/* --- failing back ---------------------------------------------------------------------------- */
 
-START_TEST(test_refusals_wait_longest)
+static struct supervisor_step first_probe(struct supervisor *s, size_t n)
 {
-	struct supervisor_params params = defaults;
+	struct supervisor_step step;
+
+	bring_to_second(s, n);
+	ck_assert_uint_eq(s->timer_usec, NOW + STABLE);
+	step = tell(s, SUPERVISOR_TIMER, NOW + STABLE);
+	ck_assert_int_eq(step.action, SUPERVISOR_NOTHING);
+	ck_assert_uint_eq(step.timer_usec, NOW + FAILBACK);
+	step = tell(s, SUPERVISOR_TIMER, NOW + FAILBACK);
+	ck_assert_int_eq(step.action, SUPERVISOR_PROBE);
+	ck_assert_int_eq(s->probing, 0);
+	ck_assert_uint_eq(step.timer_usec, NOW + FAILBACK + TIMEOUT);
+	return step;
+}
+
+START_TEST(test_fail_back)
+{
 	struct supervisor_step step;
 	struct supervisor s;
 
-	params.backoff.multiplier = multipliers[_i / (int)ARRAY_SIZE(refusals)];
-	supervisor_init(&s, &params, no_random, NULL);
-	handle(&s, SUPERVISOR_START, FAILURE_NONE, NOW);
-	for (int i = 0; i < 3; i++) {
-		step = handle(
-			&s, SUPERVISOR_FAILURE, refusals[_i % (int)ARRAY_SIZE(refusals)], NOW);
-		ck_assert_int_eq(step.to, SUPERVISOR_ERROR);
-		ck_assert_uint_eq(step.wait_usec, MAX);
-		handle(&s, SUPERVISOR_TIMER, FAILURE_NONE, step.timer_usec);
+	first_probe(&s, 2);
+	step = tell(&s, SUPERVISOR_PROBE_UP, NOW + FAILBACK + 1);
+	ck_assert_int_eq(step.to, X);
+	ck_assert_int_eq(step.action, SUPERVISOR_LEAVE);
+	ck_assert_uint_eq(step.timer_usec, NOW + FAILBACK + 1 + DISCONNECT);
+	ck_assert_int_eq(s.current, 1);
+	step = tell(&s, SUPERVISOR_CLOSED, NOW + FAILBACK + 2);
+	ck_assert_int_eq(step.to, D);
+	ck_assert_uint_eq(step.timer_usec, NOW + FAILBACK + 2);
+	step = tell(&s, SUPERVISOR_TIMER, NOW + FAILBACK + 2);
+	ck_assert_int_eq(step.action, SUPERVISOR_CONNECT);
+	ck_assert_int_eq(s.current, 0);
+	step = tell(&s, SUPERVISOR_CONNACK, NOW + FAILBACK + 3);
+	tell(&s, SUPERVISOR_TIMER, step.timer_usec);
+	ck_assert_uint_eq(s.timer_usec, NEVER); /* nobody is better */
+}
+END_TEST
+
+/* However we leave, we arrive: when it takes too long, or the connection is lost meanwhile. */
+START_TEST(test_fail_back_badly)
+{
+	struct supervisor_step step;
+	struct supervisor s;
+
+	first_probe(&s, 2);
+	tell(&s, SUPERVISOR_PROBE_UP, NOW + FAILBACK + 1);
+	if (_i == 0)
+		step = tell(&s, SUPERVISOR_TIMER, s.timer_usec);
+	else
+		step = handle(&s, SUPERVISOR_FAILURE, (enum failure_class)_i, NOW + FAILBACK + 2);
+	ck_assert_int_eq(step.to, D);
+	ck_assert_int_eq(step.action, SUPERVISOR_ABORT);
+	tell(&s, SUPERVISOR_TIMER, step.timer_usec);
+	ck_assert_int_eq(s.current, 0);
+	/* The preferred one thought better of it: the other one is still there. */
+	for (unsigned i = 0; i < defaults.timeout_attempts; i++) {
+		step = handle(&s, SUPERVISOR_FAILURE, FAILURE_TIMEOUT, step.timer_usec);
+		tell(&s, SUPERVISOR_TIMER, step.timer_usec);
+	}
+	ck_assert_int_eq(s.current, 1);
+}
+END_TEST
+
+START_TEST(test_probe_deadline)
+{
+	struct supervisor_step step;
+	struct supervisor s;
+
+	step = first_probe(&s, 2);
+	step = tell(&s, SUPERVISOR_TIMER, step.timer_usec);
+	ck_assert_int_eq(step.to, U);
+	ck_assert_int_eq(step.action, SUPERVISOR_END_PROBE);
+	ck_assert_int_eq(s.probing, BROKERS_NONE);
+	ck_assert_uint_eq(step.timer_usec, NOW + 2 * FAILBACK);
+	ignores(&s, SUPERVISOR_PROBE_UP, FAILURE_NONE, NOW + FAILBACK + TIMEOUT + 1);
+	ignores(&s, SUPERVISOR_PROBE_FAILED, FAILURE_AUTH, NOW + FAILBACK + TIMEOUT + 1);
+	step = tell(&s, SUPERVISOR_TIMER, step.timer_usec);
+	ck_assert_int_eq(step.action, SUPERVISOR_PROBE);
+}
+END_TEST
+
+/* A cycle that took longer than it should is not followed by the next one at once. */
+START_TEST(test_long_cycle)
+{
+	struct supervisor_step step;
+	struct supervisor s;
+
+	step = first_probe(&s, 2);
+	s.params.failback_usec = TIMEOUT / 2;
+	step = tell(&s, SUPERVISOR_TIMER, step.timer_usec);
+	ck_assert_int_eq(step.action, SUPERVISOR_END_PROBE);
+	ck_assert_uint_eq(step.timer_usec, NOW + FAILBACK + TIMEOUT + TIMEOUT / 2);
+}
+END_TEST
+
+/* On the third: the first one fails, the second one is asked. */
+START_TEST(test_probes_in_order)
+{
+	struct supervisor_step step;
+	struct supervisor s;
+
+	bring_to_second(&s, 3);
+	handle(&s, SUPERVISOR_FAILURE, FAILURE_MOVED, NOW);
+	tell(&s, SUPERVISOR_TIMER, NOW);
+	tell(&s, SUPERVISOR_CONNACK, NOW);
+	ck_assert_int_eq(s.current, 2);
+	tell(&s, SUPERVISOR_TIMER, NOW + STABLE);
+	tell(&s, SUPERVISOR_TIMER, NOW + FAILBACK);
+	ck_assert_int_eq(s.probing, 0);
+	step = handle(&s, SUPERVISOR_PROBE_FAILED, FAILURE_TIMEOUT, NOW + FAILBACK + 1);
+	ck_assert_int_eq(step.action, SUPERVISOR_PROBE);
+	ck_assert_int_eq(s.probing, 1);
+	ck_assert_uint_eq(step.timer_usec, NOW + FAILBACK + 1 + TIMEOUT);
+	ck_assert(!step.alert);
+	step = handle(&s, SUPERVISOR_PROBE_FAILED, FAILURE_AUTH, NOW + FAILBACK + 2);
+	ck_assert_int_eq(step.action, SUPERVISOR_END_PROBE);
+	ck_assert(step.alert);
+	ck_assert(brokers_is_aside(&s.brokers, 1, NOW + FAILBACK + 1 + ASIDE));
+	ck_assert_uint_eq(step.timer_usec, NOW + 2 * FAILBACK);
+	/* A refused probe is no failure of the connection that stands. */
+	ck_assert_int_eq(step.to, U);
+	ck_assert_uint_eq(s.backoff.waits, 0);
+}
+END_TEST
+
+START_TEST(test_no_probe_of_who_is_aside)
+{
+	struct supervisor_step step;
+	struct supervisor s;
+
+	bring_to_second(&s, 2);
+	brokers_set_aside(&s.brokers, 0, FAILURE_AUTH, NOW + FAILBACK + 1);
+	tell(&s, SUPERVISOR_TIMER, NOW + STABLE);
+	step = tell(&s, SUPERVISOR_TIMER, NOW + FAILBACK);
+	ck_assert_int_eq(step.action, SUPERVISOR_NOTHING);
+	ck_assert_uint_eq(step.timer_usec, NOW + 2 * FAILBACK);
+	/* Somebody asks: then he is. */
+	step = tell(&s, SUPERVISOR_RECONNECT, NOW + FAILBACK + 1);
+	ck_assert_uint_eq(step.timer_usec, NOW + FAILBACK + 1 + SOON);
+	step = tell(&s, SUPERVISOR_TIMER, step.timer_usec);
+	ck_assert_int_eq(step.action, SUPERVISOR_PROBE);
+	ignores(&s, SUPERVISOR_RECONNECT, FAILURE_NONE, NOW + FAILBACK + SEC);
+}
+END_TEST
+
+START_TEST(test_equals_are_not_probed)
+{
+	static const struct brokers_item equals[] = { { "a:1", 0 }, { "b:1", 0 } };
+	struct supervisor s;
+
+	bring_to_second(&s, 2);
+	set_brokers(&s, equals, 2, NOW);
+	tell(&s, SUPERVISOR_TIMER, NOW + STABLE);
+	ck_assert_uint_eq(s.timer_usec, NEVER);
+}
+END_TEST
+
+/* A second broker that drops us every minute does not put off the way back to the first. */
+START_TEST(test_probe_is_not_put_off)
+{
+	uint64_t now = NOW;
+	struct supervisor_step step;
+	struct supervisor s;
+
+	bring_to_second(&s, 2);
+	for (int i = 0; i < 4; i++) {
+		tell(&s, SUPERVISOR_TIMER, now + STABLE);
+		now += MAX;
+		if (_i == 0) {
+			step = handle(&s, SUPERVISOR_FAILURE, FAILURE_HEARTBEAT, now);
+			tell(&s, SUPERVISOR_TIMER, step.timer_usec);
+			tell(&s, SUPERVISOR_CONNACK, now);
+		} else {
+			set_brokers(&s, abc, 2, now);
+		}
+		ck_assert_int_eq(s.current, 1);
+	}
+	tell(&s, SUPERVISOR_TIMER, now + STABLE);
+	ck_assert_uint_eq(s.timer_usec, NOW + FAILBACK);
+	step = tell(&s, SUPERVISOR_TIMER, NOW + FAILBACK);
+	ck_assert_int_eq(step.action, SUPERVISOR_PROBE);
+}
+END_TEST
+
+START_TEST(test_lost_while_probing)
+{
+	struct supervisor_step step;
+	struct supervisor s;
+
+	first_probe(&s, 2);
+	step = handle(&s, SUPERVISOR_FAILURE, FAILURE_HEARTBEAT, NOW + FAILBACK + 1);
+	ck_assert_int_eq(step.action, SUPERVISOR_ABORT);
+	ck_assert_int_eq(s.probing, BROKERS_NONE);
+	ignores(&s, SUPERVISOR_PROBE_UP, FAILURE_NONE, NOW + FAILBACK + 2);
+}
+END_TEST
+
+/* --- the network ----------------------------------------------------------------------------- */
+
+START_TEST(test_network_up_is_soon)
+{
+	static const enum supervisor_state waits[] = { D, O };
+	struct supervisor_step step;
+	struct supervisor s;
+
+	for (size_t i = 0; i < ARRAY_SIZE(waits); i++) {
+		bring_to(&s, waits[i], 2);
+		s.timer_usec = NOW + MAX;
+		chance = chances[_i];
+		step = tell(&s, SUPERVISOR_NETWORK_UP, NOW);
+		ck_assert_int_eq(step.action, SUPERVISOR_NOTHING);
+		ck_assert_uint_ge(step.timer_usec, NOW);
+		ck_assert_uint_le(step.timer_usec, NOW + SEC);
+		/* More of the kind make it no later. */
+		chance = 1;
+		ck_assert_uint_le(tell(&s, SUPERVISOR_NETWORK_UP, NOW).timer_usec, step.timer_usec);
+		step = tell(&s, SUPERVISOR_TIMER, step.timer_usec);
+		ck_assert_int_eq(step.action, SUPERVISOR_CONNECT);
 	}
 }
 END_TEST
 
-/* A refusal is forgiven by a connection that stays up, like anything else. */
-START_TEST(test_stable_forgives_a_refusal)
+/* A captive portal shows a certificate of its own; a wrong password stays wrong. */
+START_TEST(test_network_up_takes_back)
+{
+	struct supervisor_step step;
+	struct supervisor s;
+
+	bring_to(&s, C, 2);
+	handle(&s, SUPERVISOR_FAILURE, FAILURE_AUTH, NOW);
+	tell(&s, SUPERVISOR_TIMER, NOW);
+	handle(&s, SUPERVISOR_FAILURE, FAILURE_PROTOCOL, NOW);
+	ck_assert_int_eq(s.state, E);
+	step = tell(&s, SUPERVISOR_NETWORK_UP, NOW + SEC);
+	ck_assert_uint_eq(step.timer_usec, NOW + SEC + SOON);
+	step = tell(&s, SUPERVISOR_TIMER, step.timer_usec);
+	ck_assert_int_eq(step.action, SUPERVISOR_CONNECT);
+	ck_assert_int_eq(s.current, 1);
+
+	/* In the other states, too. */
+	bring_to_second(&s, 2);
+	brokers_set_aside(&s.brokers, 0, FAILURE_PROTOCOL, NOW + ASIDE);
+	ignores(&s, SUPERVISOR_NETWORK_UP, FAILURE_NONE, NOW);
+	ck_assert(!brokers_is_aside(&s.brokers, 0, NOW));
+}
+END_TEST
+
+START_TEST(test_network_down_trickles)
 {
 	struct supervisor_step step;
 	uint64_t now = NOW;
 	struct supervisor s;
 
-	bring_to(&s, SUPERVISOR_CONNECTING);
-	connect_and_fail(&s, FAILURE_AUTH, &now);
-	step = handle(&s, SUPERVISOR_CONNACK, FAILURE_NONE, now);
-	now = step.timer_usec;
-	handle(&s, SUPERVISOR_TIMER, FAILURE_NONE, now);
-	ck_assert_uint_eq(connect_and_fail(&s, FAILURE_HEARTBEAT, &now), 1);
+	bring_to(&s, U, 3);
+	ignores(&s, SUPERVISOR_NETWORK_DOWN, FAILURE_NONE, now);
+	step = handle(&s, SUPERVISOR_FAILURE, FAILURE_HEARTBEAT, now);
+	/* Each broker has its turn: what we were told of the network may be wrong. */
+	for (int i = 0; i < 7; i++) {
+		ck_assert_int_eq(step.to, O);
+		ck_assert_int_eq(step.plan, SUPERVISOR_PLAN_NETWORK);
+		ck_assert_uint_eq(step.timer_usec, now + MAX);
+		ck_assert_uint_eq(s.backoff.waits, 0);
+		/* Told again, it waits no longer. */
+		ignores(&s, SUPERVISOR_NETWORK_DOWN, FAILURE_NONE, now + MAX / 2);
+		now += MAX;
+		tell(&s, SUPERVISOR_TIMER, now);
+		ck_assert_int_eq(s.current, i % 3);
+		ignores(&s, SUPERVISOR_NETWORK_DOWN, FAILURE_NONE, now + 1);
+		step = tell(&s, SUPERVISOR_TIMER, now += TIMEOUT);
+	}
+	/* The one that was ours is the first one now. */
+	step = tell(&s, SUPERVISOR_NETWORK_UP, now + 1);
+	ck_assert_uint_eq(step.timer_usec, now + 1 + SOON);
+	tell(&s, SUPERVISOR_TIMER, step.timer_usec);
+	ck_assert_int_eq(s.current, 0);
+	/* And all others are still to be tried. */
+	handle(&s, SUPERVISOR_FAILURE, FAILURE_MOVED, now + SEC);
+	ck_assert_int_eq(s.next, 1);
 }
 END_TEST
 
-START_TEST(test_stop_everywhere)
+START_TEST(test_network_comes_during_the_trickle)
 {
 	struct supervisor_step step;
 	struct supervisor s;
 
-	bring_to(&s, (enum supervisor_state)_i);
-	step = handle(&s, SUPERVISOR_STOP, FAILURE_NONE, NOW);
-	if (_i == SUPERVISOR_CONNECTED) {
-		ck_assert_int_eq(step.action, SUPERVISOR_DISCONNECT);
-		step = handle(&s, SUPERVISOR_CLOSED, FAILURE_NONE, NOW + 1);
-	}
-	ck_assert_int_eq(s.state, SUPERVISOR_DISCONNECTED);
-	ck_assert_uint_eq(s.timer_usec, SUPERVISOR_NO_TIMER);
+	bring_to(&s, C, 2);
+	step = tell(&s, SUPERVISOR_NETWORK_DOWN, NOW);
 	ck_assert_int_eq(step.action, SUPERVISOR_ABORT);
-	/* Once more does no harm, and one can begin again. */
-	step = handle(&s, SUPERVISOR_STOP, FAILURE_NONE, NOW + 2);
-	ck_assert_int_eq(s.state, SUPERVISOR_DISCONNECTED);
-	step = handle(&s, SUPERVISOR_START, FAILURE_NONE, NOW + 3);
-	ck_assert_int_eq(step.action, SUPERVISOR_CONNECT);
+	step = tell(&s, SUPERVISOR_TIMER, NOW + MAX);
+	step = handle(&s, SUPERVISOR_FAILURE, FAILURE_TIMEOUT, NOW + MAX);
+	tell(&s, SUPERVISOR_TIMER, step.timer_usec);
+	ck_assert_int_eq(s.current, 1);
+	step = tell(&s, SUPERVISOR_NETWORK_UP, step.timer_usec + 1);
+	ck_assert_int_eq(step.to, D);
+	ck_assert_int_eq(step.action, SUPERVISOR_ABORT);
+	tell(&s, SUPERVISOR_TIMER, step.timer_usec);
+	ck_assert_int_eq(s.current, 0);
 }
 END_TEST
 
-/* --- a week of outages ----------------------------------------------------------------------- */
-
-#define WEEK (7 * 24 * 3600 * SEC)
-
-struct simulation {
-	uint64_t random;
+/* A broker on this very machine answers without any network. */
+START_TEST(test_connack_proves_a_network)
+{
+	struct supervisor_step step;
 	struct supervisor s;
-	uint64_t now;
-	bool attempt; /* one is under way */
-	bool up;
-	uint64_t not_before; /* no attempt until then, unless asked for */
-	unsigned waits; /* since a connection was stable */
-	bool refused; /* since then */
-	unsigned attempts, connections, deadlines, stables;
-};
 
-static uint64_t below(struct simulation *m, uint64_t n)
-{
-	return scratch_random(&m->random) % n;
+	bring_to(&s, C, 1);
+	tell(&s, SUPERVISOR_NETWORK_DOWN, NOW);
+	tell(&s, SUPERVISOR_TIMER, NOW + MAX);
+	tell(&s, SUPERVISOR_CONNACK, NOW + MAX);
+	step = handle(&s, SUPERVISOR_FAILURE, FAILURE_HEARTBEAT, NOW + 2 * MAX);
+	ck_assert_int_eq(step.plan, SUPERVISOR_PLAN_SAME);
+	ck_assert_uint_le(step.wait_usec, SEC + SEC / 2);
 }
+END_TEST
 
-static double unit(void *userdata)
+/* A refusal proves that the network is there; its own rule holds. */
+START_TEST(test_refused_without_network)
 {
-	return (double)(scratch_random(userdata) >> 11) * 0x1.0p-53;
+	struct supervisor_step step;
+	struct supervisor s;
+
+	bring_to(&s, C, 2);
+	tell(&s, SUPERVISOR_NETWORK_DOWN, NOW);
+	tell(&s, SUPERVISOR_TIMER, NOW + MAX);
+	step = handle(&s, SUPERVISOR_FAILURE, FAILURE_AUTH, NOW + MAX);
+	ck_assert_int_eq(step.plan, SUPERVISOR_PLAN_NEXT);
+	/* Back, but not to the one that is set aside. */
+	tell(&s, SUPERVISOR_TIMER, step.timer_usec);
+	step = tell(&s, SUPERVISOR_NETWORK_UP, step.timer_usec);
+	tell(&s, SUPERVISOR_TIMER, step.timer_usec);
+	ck_assert_int_eq(s.current, 1);
 }
+END_TEST
 
-static uint64_t longest_wait(const struct simulation *m)
+START_TEST(test_reconnect)
 {
-	const struct backoff_params *p = &m->s.params.backoff;
-	uint64_t d = m->refused ? p->max_usec : backoff_delay_usec(p, m->waits);
+	static const enum supervisor_state waits[] = { D, E, O };
+	struct supervisor_step step;
+	struct supervisor s;
 
-	switch (p->jitter) {
-	case BACKOFF_JITTER_PROPORTIONAL: return d + d / 10;
-	case BACKOFF_JITTER_ADDITIVE: return d + SEC;
-	default: return d;
-	}
+	bring_to(&s, waits[_i], 3);
+	s.timer_usec = NOW + MAX;
+	step = tell(&s, SUPERVISOR_RECONNECT, NOW);
+	ck_assert_uint_le(step.timer_usec, NOW + SEC);
+	tell(&s, SUPERVISOR_TIMER, step.timer_usec);
+	/* A first round, from the first broker, whoever was set aside. */
+	ck_assert_int_eq(s.state, C);
+	ck_assert_int_eq(s.current, 0);
+	step = handle(&s, SUPERVISOR_FAILURE, FAILURE_TIMEOUT, NOW + SEC);
+	ck_assert_int_eq(step.plan, SUPERVISOR_PLAN_SAME);
 }
+END_TEST
 
-static uint64_t shortest_wait(const struct simulation *m)
+/* --- stopping -------------------------------------------------------------------------------- */
+
+START_TEST(test_stop)
 {
-	const struct backoff_params *p = &m->s.params.backoff;
-	uint64_t d = backoff_delay_usec(p, m->waits);
+	struct supervisor_step step;
+	struct supervisor s;
 
-	switch (p->jitter) {
-	case BACKOFF_JITTER_FULL: return 0;
-	case BACKOFF_JITTER_PROPORTIONAL: return d - d / 10;
-	default: return d;
+	bring_to(&s, (enum supervisor_state)_i, 2);
+	step = tell(&s, SUPERVISOR_STOP, NOW);
+	if (_i == SUPERVISOR_CONNECTED) {
+		ck_assert_int_eq(step.action, SUPERVISOR_LEAVE);
+		/* The second time: at once. */
+		step = tell(&s, SUPERVISOR_STOP, NOW + 1);
 	}
+	ck_assert_int_eq(s.state, D);
+	ck_assert_uint_eq(s.timer_usec, NEVER);
+	ck_assert_int_eq(step.action, SUPERVISOR_ABORT);
+	tell(&s, SUPERVISOR_STOP, NOW + 2);
+	/* It stays away, whatever it is told ... */
+	ignores(&s, SUPERVISOR_NETWORK_DOWN, FAILURE_NONE, NOW + 3);
+	ignores(&s, SUPERVISOR_NETWORK_UP, FAILURE_NONE, NOW + 3);
+	ignores(&s, SUPERVISOR_RECONNECT, FAILURE_NONE, NOW + 3);
+	ignores(&s, SUPERVISOR_TIMER, FAILURE_NONE, NOW + 3);
+	step = set_brokers(&s, abc, 3, NOW + 3);
+	ck_assert_uint_eq(step.timer_usec, NEVER);
+	ck_assert_int_eq(step.to, D);
+	/* ... until it is to begin again. */
+	step = tell(&s, SUPERVISOR_START, NOW + 4);
+	ck_assert_int_eq(step.action, SUPERVISOR_CONNECT);
+	ck_assert(!s.stopping);
 }
+END_TEST
 
-static void send_event(struct simulation *m, enum supervisor_event event, enum failure_class class)
+START_TEST(test_stop_while_failing_back)
 {
-	struct supervisor_step step = handle(&m->s, event, class, m->now);
+	struct supervisor_step step;
+	struct supervisor s;
 
-	switch (step.action) {
-	case SUPERVISOR_CONNECT:
-		ck_assert(!m->attempt && !m->up);
-		ck_assert(m->now >= m->not_before || event == SUPERVISOR_START);
-		m->attempt = true;
-		m->attempts++;
-		break;
-	case SUPERVISOR_ABORT: m->attempt = m->up = false; break;
-	case SUPERVISOR_DISCONNECT: ck_abort_msg("nobody asked for a stop"); break;
-	case SUPERVISOR_NOTHING: break;
-	}
-	if (event == SUPERVISOR_CONNACK) {
-		ck_assert(m->attempt);
-		m->attempt = false;
-		m->up = true;
-		m->connections++;
-	}
-	if (event == SUPERVISOR_TIMER && step.from == SUPERVISOR_CONNECTED) {
-		m->waits = 0;
-		m->refused = false;
-		m->stables++;
-	}
-	if (step.deadline)
-		m->deadlines++;
-	if (event == SUPERVISOR_FAILURE || step.deadline) {
-		m->refused = m->refused || class == FAILURE_AUTH || class == FAILURE_PROTOCOL ||
-			class == FAILURE_TAKEN_OVER;
-		ck_assert_uint_le(step.wait_usec, longest_wait(m));
-		ck_assert_uint_ge(step.wait_usec, shortest_wait(m));
-		ck_assert_uint_eq(step.timer_usec, m->now + step.wait_usec);
-		m->not_before = step.timer_usec;
-		m->waits++;
-	}
-	/* Nothing but a long connection waits for nothing. */
-	ck_assert(step.timer_usec != SUPERVISOR_NO_TIMER || m->up);
-	ck_assert_int_eq(m->attempt, m->s.state == SUPERVISOR_CONNECTING);
-	ck_assert_int_eq(m->up, m->s.state == SUPERVISOR_CONNECTED);
+	first_probe(&s, 2);
+	tell(&s, SUPERVISOR_PROBE_UP, NOW + FAILBACK + 1);
+	step = tell(&s, SUPERVISOR_STOP, NOW + FAILBACK + 2);
+	ck_assert_int_eq(step.to, X);
+	ck_assert_int_eq(step.action, SUPERVISOR_NOTHING);
+	ck_assert_uint_eq(step.timer_usec, NOW + FAILBACK + 1 + DISCONNECT);
+	step = tell(&s, _i ? SUPERVISOR_STOP : SUPERVISOR_CLOSED, NOW + FAILBACK + 3);
+	ck_assert_int_eq(step.to, D);
+	ck_assert_uint_eq(step.timer_usec, NEVER);
 }
+END_TEST
 
-/* Whatever is due first happens: the machine's timer, or what fate has in store. */
-static void live_until(
-	struct simulation *m, uint64_t at, enum supervisor_event event, enum failure_class class)
+/* --- new lists ------------------------------------------------------------------------------- */
+
+START_TEST(test_begins_without_a_list)
 {
-	if (m->s.timer_usec <= at) {
-		m->now = m->s.timer_usec;
-		send_event(m, SUPERVISOR_TIMER, FAILURE_NONE);
+	struct supervisor_step step;
+	struct supervisor s;
+
+	supervisor_init(&s, &defaults, draw, NULL);
+	ck_assert_int_eq(s.state, D);
+	ck_assert_uint_eq(s.timer_usec, NEVER);
+	step = tell(&s, SUPERVISOR_START, NOW);
+	ck_assert_int_eq(step.to, O);
+	ck_assert_uint_eq(step.timer_usec, NEVER);
+	ignores(&s, SUPERVISOR_RECONNECT, FAILURE_NONE, NOW);
+	ignores(&s, SUPERVISOR_NETWORK_UP, FAILURE_NONE, NOW);
+	ignores(&s, SUPERVISOR_NETWORK_DOWN, FAILURE_NONE, NOW);
+	step = set_brokers(&s, abc, 2, NOW + SEC);
+	ck_assert_uint_eq(step.timer_usec, NOW + SEC);
+	step = tell(&s, SUPERVISOR_TIMER, NOW + SEC);
+	ck_assert_int_eq(step.action, SUPERVISOR_CONNECT);
+	ck_assert_int_eq(s.current, 0);
+}
+END_TEST
+
+static const struct brokers_item longer[] = { { "z:1", 0 }, { "a:1", 1 }, { "b:1", 2 } };
+static const struct brokers_item strangers[] = { { "x:1", 0 }, { "y:1", 1 } };
+
+/* The broker we are at is still there, elsewhere in the list. */
+START_TEST(test_list_keeps_current)
+{
+	struct supervisor_step step;
+	struct supervisor s;
+
+	bring_to(&s, (enum supervisor_state)_i, 2);
+	step = set_brokers(&s, longer, 3, NOW);
+	ck_assert_int_eq(step.to, step.from);
+	ck_assert_int_eq(step.action, SUPERVISOR_NOTHING);
+	if (_i == SUPERVISOR_CONNECTED || _i == SUPERVISOR_CONNECTING ||
+		_i == SUPERVISOR_DISCONNECTING) {
+		ck_assert_int_eq(s.current, 1);
 		return;
 	}
-	m->now = at;
-	send_event(m, event, class);
-}
-
-static enum failure_class any_class(struct simulation *m)
-{
-	/* Mostly the network. */
-	if (below(m, 10) > 0)
-		return FAILURE_TIMEOUT;
-	return (enum failure_class)(FAILURE_TIMEOUT + below(m, FAILURE_PROTOCOL));
-}
-
-static void next_event(struct simulation *m)
-{
-	static const uint64_t lives[] = { 100, SEC, STABLE, 600 * SEC, 6 * 3600 * SEC };
-
-	switch (m->s.state) {
-	case SUPERVISOR_CONNECTING: {
-		static const enum supervisor_event outcomes[] = { SUPERVISOR_FAILURE,
-			SUPERVISOR_FAILURE, SUPERVISOR_PROGRESS, SUPERVISOR_CONNACK };
-
-		/* Some answers come after the deadline, and so do not come. */
-		live_until(
-			m, m->now + below(m, TIMEOUT * 3 / 2), outcomes[below(m, 4)], any_class(m));
-		break;
-	}
-	case SUPERVISOR_CONNECTED:
-		live_until(m, m->now + below(m, lives[below(m, ARRAY_SIZE(lives))]) + 1,
-			SUPERVISOR_FAILURE, below(m, 20) ? FAILURE_HEARTBEAT : any_class(m));
-		break;
-	default:
-		/* Now and then the network comes back, or an operator asks. */
-		live_until(m, m->now + (below(m, 20) ? WEEK : below(m, MAX)), SUPERVISOR_START,
-			FAILURE_NONE);
-		break;
-	}
-}
-
-START_TEST(test_a_week_of_outages)
-{
-	struct supervisor_params params = defaults;
-	struct simulation m = { .random = 1000 + (uint64_t)_i, .now = NOW };
-	uint64_t jitter = 77 + (uint64_t)_i;
-
-	params.backoff.jitter = (enum backoff_jitter)_i;
-	supervisor_init(&m.s, &params, unit, &jitter);
-	send_event(&m, SUPERVISOR_START, FAILURE_NONE);
-	while (m.now < NOW + WEEK)
-		next_event(&m);
-	/* All that a week can bring did happen, and nobody was hammered. */
-	ck_assert_uint_gt(m.connections, 50);
-	ck_assert_uint_gt(m.deadlines, 50);
-	ck_assert_uint_gt(m.stables, 10);
-	ck_assert_uint_gt(m.attempts, 500);
-	ck_assert_uint_lt(m.attempts, WEEK / SEC / 5);
+	ck_assert_uint_eq(step.timer_usec, NOW);
+	tell(&s, SUPERVISOR_TIMER, NOW);
+	ck_assert_int_eq(s.state, C);
+	ck_assert_int_eq(s.current, 0);
 }
 END_TEST
+
+START_TEST(test_list_makes_a_better_one_known)
+{
+	struct supervisor s;
+
+	bring_to(&s, U, 2);
+	set_brokers(&s, longer, 3, NOW);
+	tell(&s, SUPERVISOR_TIMER, s.timer_usec);
+	ck_assert_uint_eq(s.timer_usec, NOW + FAILBACK);
+	tell(&s, SUPERVISOR_TIMER, s.timer_usec);
+	ck_assert_int_eq(s.probing, 0);
+	/* The probe's number means another one now. */
+	ck_assert_int_eq(
+		set_brokers(&s, longer, 3, NOW + FAILBACK + 1).action, SUPERVISOR_END_PROBE);
+	ck_assert_int_eq(s.probing, BROKERS_NONE);
+}
+END_TEST
+
+static const struct {
+	enum supervisor_state from;
+	size_t n; /* of the new list */
+	enum supervisor_state to;
+	enum supervisor_action action;
+	uint64_t timer;
+} vanished[] = {
+	{ D, 2, D, SUPERVISOR_NOTHING, 0 },
+	{ C, 2, D, SUPERVISOR_ABORT, 0 },
+	{ U, 2, X, SUPERVISOR_LEAVE, DISCONNECT },
+	{ E, 2, E, SUPERVISOR_NOTHING, 0 },
+	{ O, 2, O, SUPERVISOR_NOTHING, 0 },
+	{ D, 0, O, SUPERVISOR_NOTHING, NEVER },
+	{ C, 0, D, SUPERVISOR_ABORT, 0 },
+	{ U, 0, X, SUPERVISOR_LEAVE, DISCONNECT },
+	{ E, 0, O, SUPERVISOR_NOTHING, NEVER },
+	{ O, 0, O, SUPERVISOR_NOTHING, NEVER },
+};
+
+START_TEST(test_list_without_current)
+{
+	struct supervisor_step step;
+	struct supervisor s;
+
+	bring_to(&s, vanished[_i].from, 2);
+	step = set_brokers(&s, strangers, vanished[_i].n, NOW);
+	ck_assert_int_eq(step.to, vanished[_i].to);
+	ck_assert_int_eq(step.action, vanished[_i].action);
+	ck_assert_uint_eq(
+		step.timer_usec, vanished[_i].timer == NEVER ? NEVER : NOW + vanished[_i].timer);
+	ck_assert_int_eq(s.current, BROKERS_NONE);
+	if (s.state == X)
+		tell(&s, SUPERVISOR_CLOSED, NOW + 1);
+	if (s.timer_usec != NEVER)
+		step = tell(&s, SUPERVISOR_TIMER, NOW + 1);
+	ck_assert_int_eq(s.state, vanished[_i].n > 0 ? C : O);
+	ck_assert_int_eq(s.current, vanished[_i].n > 0 ? 0 : BROKERS_NONE);
+	/* An empty list is not the end. */
+	step = set_brokers(&s, abc, 3, NOW + 2);
+	if (vanished[_i].n == 0)
+		ck_assert_uint_eq(step.timer_usec, NOW + 2);
+}
+END_TEST
+
+START_TEST(test_list_while_leaving)
+{
+	struct supervisor s;
+
+	first_probe(&s, 2);
+	tell(&s, SUPERVISOR_PROBE_UP, NOW + FAILBACK + 1);
+	set_brokers(&s, strangers, 2, NOW + FAILBACK + 1);
+	ck_assert_int_eq(s.state, X);
+	tell(&s, SUPERVISOR_CLOSED, NOW + FAILBACK + 2);
+	tell(&s, SUPERVISOR_TIMER, NOW + FAILBACK + 2);
+	ck_assert_str_eq(brokers_name(&s.brokers, s.current), "x:1");
+}
+END_TEST
+
+static void add_tables(Suite *s)
+{
+	TCase *t = tcase_create("tables");
+
+	tcase_add_loop_test(t, test_table, 0, ARRAY_SIZE(table));
+	tcase_add_test(t, test_table_is_complete);
+	tcase_add_loop_test(t, test_failures, 0, ARRAY_SIZE(failures));
+	tcase_add_test(t, test_failures_are_complete);
+	tcase_add_loop_test(t, test_failures_elsewhere, FAILURE_TIMEOUT, FAILURE_PROTOCOL + 1);
+	tcase_add_test(t, test_names);
+	suite_add_tcase(s, t);
+}
+
+static void add_waits(Suite *s)
+{
+	TCase *t = tcase_create("waits");
+
+	tcase_add_test(t, test_rounds);
+	tcase_add_test(t, test_rounds_of_one);
+	tcase_add_test(t, test_lost_connection);
+	tcase_add_test(t, test_flapping);
+	tcase_add_test(t, test_mixed);
+	tcase_add_test(t, test_stable);
+	tcase_add_test(t, test_deadline);
+	tcase_add_test(t, test_start_cuts_the_wait_only);
+	suite_add_tcase(s, t);
+}
+
+static void add_fail_back(Suite *s)
+{
+	TCase *t = tcase_create("fail back");
+
+	tcase_add_test(t, test_fail_back);
+	tcase_add_loop_test(t, test_fail_back_badly, 0, FAILURE_PROTOCOL + 1);
+	tcase_add_test(t, test_probe_deadline);
+	tcase_add_test(t, test_long_cycle);
+	tcase_add_test(t, test_probes_in_order);
+	tcase_add_test(t, test_no_probe_of_who_is_aside);
+	tcase_add_test(t, test_equals_are_not_probed);
+	tcase_add_loop_test(t, test_probe_is_not_put_off, 0, 2);
+	tcase_add_test(t, test_lost_while_probing);
+	suite_add_tcase(s, t);
+}
+
+static void add_network(Suite *s)
+{
+	TCase *t = tcase_create("network");
+
+	tcase_add_loop_test(t, test_network_up_is_soon, 0, ARRAY_SIZE(chances));
+	tcase_add_test(t, test_network_up_takes_back);
+	tcase_add_test(t, test_network_down_trickles);
+	tcase_add_test(t, test_network_comes_during_the_trickle);
+	tcase_add_test(t, test_connack_proves_a_network);
+	tcase_add_test(t, test_refused_without_network);
+	tcase_add_loop_test(t, test_reconnect, 0, 3);
+	suite_add_tcase(s, t);
+}
+
+static void add_stops_and_lists(Suite *s)
+{
+	TCase *t = tcase_create("stops");
+
+	tcase_add_loop_test(t, test_stop, 0, N_SUPERVISOR_STATES);
+	tcase_add_loop_test(t, test_stop_while_failing_back, 0, 2);
+	suite_add_tcase(s, t);
+
+	t = tcase_create("lists");
+	tcase_add_test(t, test_begins_without_a_list);
+	tcase_add_loop_test(t, test_list_keeps_current, 0, N_SUPERVISOR_STATES);
+	tcase_add_test(t, test_list_makes_a_better_one_known);
+	tcase_add_loop_test(t, test_list_without_current, 0, ARRAY_SIZE(vanished));
+	tcase_add_test(t, test_list_while_leaving);
+	suite_add_tcase(s, t);
+}
 
 Suite *check_supervisor(void)
 {
 	Suite *s = suite_create("supervisor");
-	TCase *t = tcase_create("table");
 
-	tcase_set_timeout(t, TEST_SECONDS);
-	tcase_add_loop_test(t, test_table, 0, ARRAY_SIZE(table));
-	tcase_add_test(t, test_table_is_complete);
-	tcase_add_test(t, test_names);
-	tcase_add_test(t, test_begins_disconnected);
-	suite_add_tcase(s, t);
-
-	t = tcase_create("waits");
-	tcase_set_timeout(t, TEST_SECONDS);
-	tcase_add_test(t, test_waits_grow);
-	tcase_add_test(t, test_waits_grow_over_deadlines);
-	tcase_add_test(t, test_flapping_does_not_reset);
-	tcase_add_test(t, test_stable_resets);
-	tcase_add_test(t, test_progress_moves_the_deadline);
-	tcase_add_test(t, test_start_cuts_the_wait_only);
-	tcase_add_loop_test(
-		t, test_refusals_wait_longest, 0, ARRAY_SIZE(refusals) * ARRAY_SIZE(multipliers));
-	tcase_add_test(t, test_stable_forgives_a_refusal);
-	tcase_add_loop_test(t, test_stop_everywhere, 0, N_SUPERVISOR_STATES);
-	suite_add_tcase(s, t);
-
-	t = tcase_create("week");
-	tcase_set_timeout(t, TEST_SECONDS);
-	tcase_add_loop_test(t, test_a_week_of_outages, 0, 4);
-	suite_add_tcase(s, t);
+	add_tables(s);
+	add_waits(s);
+	add_fail_back(s);
+	add_network(s);
+	add_stops_and_lists(s);
 	return s;
 }
