@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The resolver thread: see resolver.h.
+ * The resolver thread: see resolver.h. It starts with the first question.
  *
  * What the two threads share is counted by reference, because a look-up cannot be interrupted: the
  * last one to leave frees it.
  */
 #include "resolver.h"
+
+#include "resolver_srv.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -16,6 +18,27 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
+/* What is asked for, and the answer to it. */
+enum kind {
+	KIND_ADDRESSES,
+	KIND_SERVICES,
+};
+
+struct question {
+	char *name; /* NULL: none */
+	enum kind kind;
+	uint64_t number; /* counts questions; an answer to an older one is dropped */
+};
+
+struct answer {
+	enum kind kind;
+	uint64_t number; /* of the question; 0 = none */
+	union {
+		struct resolver_result addresses;
+		struct resolver_services services;
+	};
+};
+
 struct shared {
 	pthread_mutex_t lock;
 	pthread_cond_t asked;
@@ -23,17 +46,17 @@ struct shared {
 	int fd; /* eventfd: an answer is there */
 	bool end;
 
-	char *host; /* what to look up next, or NULL */
-	uint64_t question; /* counts questions; an answer to an older one is dropped */
-	uint64_t answer; /* the question that `result` answers */
-	struct resolver_result result;
+	struct question question; /* the next one */
+	struct answer answer;
 };
 
 struct resolver {
 	struct shared *shared;
 	sd_event_source *source;
 	resolver_fn fn;
+	resolver_services_fn services_fn;
 	void *userdata;
+	bool started; /* there is a thread */
 	uint64_t waiting_for; /* 0 = nothing */
 };
 
@@ -47,7 +70,7 @@ static void shared_unref(struct shared *s)
 	if (!last)
 		return;
 	closep(&s->fd);
-	free(s->host);
+	free(s->question.name);
 	pthread_cond_destroy(&s->asked);
 	pthread_mutex_destroy(&s->lock);
 	free(s);
@@ -91,25 +114,27 @@ static void *run(void *userdata)
 
 	pthread_mutex_lock(&s->lock);
 	for (;;) {
-		struct resolver_result result;
-		uint64_t question;
-		char *host;
+		struct question question;
+		struct answer answer;
 
-		while (!s->end && !s->host)
+		while (!s->end && !s->question.name)
 			pthread_cond_wait(&s->asked, &s->lock);
 		if (s->end)
 			break;
-		host = s->host;
 		question = s->question;
-		s->host = NULL;
+		s->question.name = NULL;
 		pthread_mutex_unlock(&s->lock);
 
-		look_up(host, &result);
-		free(host);
+		answer.kind = question.kind;
+		answer.number = question.number;
+		if (question.kind == KIND_SERVICES)
+			resolver_srv_query(question.name, &answer.services);
+		else
+			look_up(question.name, &answer.addresses);
+		free(question.name);
 
 		pthread_mutex_lock(&s->lock);
-		s->result = result;
-		s->answer = question;
+		s->answer = answer;
 		(void)eventfd_write(s->fd, 1);
 	}
 	pthread_mutex_unlock(&s->lock);
@@ -120,21 +145,22 @@ static void *run(void *userdata)
 static int on_answer(sd_event_source *source, int fd, uint32_t events, void *userdata)
 {
 	struct resolver *r = userdata;
-	struct resolver_result result;
-	bool wanted;
+	struct answer answer;
 	eventfd_t value;
 
 	(void)source;
 	(void)events;
 	(void)eventfd_read(fd, &value);
 	pthread_mutex_lock(&r->shared->lock);
-	result = r->shared->result;
-	wanted = r->waiting_for != 0 && r->shared->answer == r->waiting_for;
+	answer = r->shared->answer;
 	pthread_mutex_unlock(&r->shared->lock);
-	if (!wanted)
+	if (r->waiting_for == 0 || answer.number != r->waiting_for)
 		return 0;
 	r->waiting_for = 0;
-	r->fn(r->userdata, &result);
+	if (answer.kind == KIND_SERVICES)
+		r->services_fn(r->userdata, &answer.services);
+	else
+		r->fn(r->userdata, &answer.addresses);
 	return 0;
 }
 
@@ -196,12 +222,6 @@ int resolver_new(struct resolver **ret, sd_event *event, resolver_fn fn, void *u
 	k = sd_event_add_io(event, &r->source, r->shared->fd, EPOLLIN, on_answer, r);
 	if (k < 0)
 		goto rollback;
-	r->shared->references++;
-	k = start_thread(r->shared);
-	if (k < 0) {
-		r->shared->references--;
-		goto rollback;
-	}
 	*ret = r;
 	return 0;
 
@@ -226,19 +246,59 @@ struct resolver *resolver_free(struct resolver *r)
 	return NULL;
 }
 
-int resolver_lookup(struct resolver *r, const char *host)
+static int ensure_thread(struct resolver *r)
 {
-	char *copy = strdup(host);
+	int k;
+
+	if (r->started)
+		return 0;
+	/* No other thread can see it yet. */
+	r->shared->references++;
+	k = start_thread(r->shared);
+	if (k < 0) {
+		r->shared->references--;
+		return k;
+	}
+	r->started = true;
+	return 0;
+}
+
+static int ask(struct resolver *r, enum kind kind, const char *name)
+{
+	struct question *q = &r->shared->question;
+	char *copy = strdup(name);
+	int k;
 
 	if (!copy)
 		return -ENOMEM;
+	k = ensure_thread(r);
+	if (k < 0) {
+		free(copy);
+		return k;
+	}
 	pthread_mutex_lock(&r->shared->lock);
-	free(r->shared->host);
-	r->shared->host = copy;
-	r->waiting_for = ++r->shared->question;
+	free(q->name);
+	q->name = copy;
+	q->kind = kind;
+	r->waiting_for = ++q->number;
 	pthread_cond_signal(&r->shared->asked);
 	pthread_mutex_unlock(&r->shared->lock);
 	return 0;
+}
+
+int resolver_lookup(struct resolver *r, const char *host)
+{
+	return ask(r, KIND_ADDRESSES, host);
+}
+
+int resolver_lookup_services(struct resolver *r, const char *name, resolver_services_fn fn)
+{
+	int k = ask(r, KIND_SERVICES, name);
+
+	/* Only on_answer() reads it, in this thread. */
+	if (k == 0)
+		r->services_fn = fn;
+	return k;
 }
 
 void resolver_cancel(struct resolver *r)
