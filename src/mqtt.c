@@ -6,53 +6,31 @@
  * again after every one of them. Library callbacks only record what happened; dispatch() reports
  * it upwards once the library has returned.
  *
+ * TCP_USER_TIMEOUT is not set: while a slow peer closes its window now and then, the kernel (seen
+ * with 6.18) would end a connection whose bytes move all the time. Whoever uses this watches
+ * mqtt_get_progress() instead.
+ *
  * Must not know: rows, windows, when to connect.
  */
 #include "mqtt.h"
 
 #include <errno.h>
-#include <limits.h>
-#include <mosquitto.h>
+#include <linux/sockios.h>
+#include <linux/tcp.h>
 #include <mqtt_protocol.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
+#include <openssl/err.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "log.h"
+#include "mqtt_internal.h"
 
 #define SESSION_EXPIRY_NEVER 0xffffffffU
-#define RECEIVE_MAXIMUM_NONE 65535
 #define TICK_MIN_USEC	     (1 * USEC_PER_SEC)
 #define TICK_MAX_USEC	     (10 * USEC_PER_SEC)
 #define TICK_ACCURACY_USEC   (250 * USEC_PER_MSEC)
-
-struct mqtt {
-	sd_event *event;
-	struct mqtt_callbacks callbacks;
-	void *userdata;
-	struct mosquitto *mosq;
-	bool v5;
-	bool clean_session;
-	uint16_t keepalive;
-
-	sd_event_source *io;
-	sd_event_source *tick; /* keepalive */
-	sd_event_source *outcome; /* reports what happened outside the loop's own calls */
-	int fd; /* the one `io` watches, or -1 */
-	int socket_error; /* what SO_ERROR said last */
-	bool tcp_up;
-	bool up;
-	bool closing; /* DISCONNECT was asked for */
-
-	/* Recorded by the library's callbacks, taken by dispatch(). */
-	bool connack_seen;
-	int connack_code;
-	unsigned receive_maximum;
-	int broker_keepalive; /* seconds, -1 = as configured */
-	bool over;
-	int over_code;
-};
 
 void mqtt_library_init(void)
 {
@@ -66,6 +44,26 @@ void mqtt_library_cleanup(void)
 
 /* --- callbacks of the library: record only --------------------------------------------------- */
 
+/*
+ * The library keeps a Maximum QoS and a Maximum Packet Size for the life of the object, unless a
+ * later CONNACK names others; what it would refuse is in force, too. Receive Maximum and Retain
+ * Available begin anew (see mqtt_connect()).
+ */
+static void take_limits(struct mqtt_limits *l, const mosquitto_property *properties)
+{
+	uint16_t receive_maximum = MQTT_RECEIVE_MAXIMUM_NONE;
+	uint8_t retain = 1;
+
+	mosquitto_property_read_int16(
+		properties, MQTT_PROP_RECEIVE_MAXIMUM, &receive_maximum, false);
+	mosquitto_property_read_byte(properties, MQTT_PROP_RETAIN_AVAILABLE, &retain, false);
+	mosquitto_property_read_byte(properties, MQTT_PROP_MAXIMUM_QOS, &l->max_qos, false);
+	mosquitto_property_read_int32(
+		properties, MQTT_PROP_MAXIMUM_PACKET_SIZE, &l->max_packet, false);
+	l->receive_maximum = receive_maximum;
+	l->retain_available = retain != 0;
+}
+
 static void on_connect(struct mosquitto *mosq, void *userdata, int code, int flags,
 	const mosquitto_property *properties)
 {
@@ -74,10 +72,9 @@ static void on_connect(struct mosquitto *mosq, void *userdata, int code, int fla
 
 	m->connack_seen = true;
 	m->connack_code = code;
-	m->receive_maximum = RECEIVE_MAXIMUM_NONE;
 	m->broker_keepalive = -1;
-	if (mosquitto_property_read_int16(properties, MQTT_PROP_RECEIVE_MAXIMUM, &value, false))
-		m->receive_maximum = value;
+	take_limits(&m->limits, properties);
+	mqtt_note_reason(m, properties);
 	if (mosquitto_property_read_int16(properties, MQTT_PROP_SERVER_KEEP_ALIVE, &value, false))
 		m->broker_keepalive = value;
 	if (code == 0 && m->callbacks.session && !m->callbacks.session(m->userdata, flags & 1))
@@ -88,15 +85,22 @@ static void on_disconnect(
 	struct mosquitto *mosq, void *userdata, int code, const mosquitto_property *properties)
 {
 	struct mqtt *m = userdata;
+	int error = errno;
 
 	(void)mosq;
-	(void)properties;
 	if (m->over)
 		return;
 	m->over = true;
 	m->over_code = code;
-	if (code == MOSQ_ERR_ERRNO && m->socket_error == 0)
-		m->socket_error = errno;
+	if (properties) /* none after a refusal, nor, with 2.0.11, of the broker's DISCONNECT */
+		mqtt_note_reason(m, properties);
+	/* With TLS the library makes up an errno. */
+	if (code != MOSQ_ERR_ERRNO || m->socket_error != 0 || m->tls)
+		return;
+	m->socket_error = error;
+	/* It takes the end of the connection inside a packet for an error, which it is not. */
+	if (error == 0)
+		m->over_code = MOSQ_ERR_CONN_LOST;
 }
 
 static void on_publish(struct mosquitto *mosq, void *userdata, int mid, int reason,
@@ -110,11 +114,34 @@ static void on_publish(struct mosquitto *mosq, void *userdata, int mid, int reas
 		m->callbacks.published(m->userdata, (uint16_t)mid, (unsigned)reason);
 }
 
+/* What the library tells nowhere else. */
+static void take_log_line(struct mqtt *m, const char *text)
+{
+	static const char pingreq[] = "sending PINGREQ", pingresp[] = "received PINGRESP";
+	static const char puback[] = "received PUBACK (Mid: ";
+
+	if (strnlen(text, m->log_prefix) < m->log_prefix)
+		return;
+	text += m->log_prefix;
+	if (streq(text, pingreq)) {
+		mqtt_ping_sent(m);
+	} else if (streq(text, pingresp)) {
+		m->pingresp_seen = true;
+		mqtt_ping_answered(m);
+	} else if (strncmp(text, puback, strlen(puback)) == 0) {
+		m->puback_for_qos2 =
+			mqtt_mid_has_qos2(m, (unsigned)strtoul(text + strlen(puback), NULL, 10));
+	}
+}
+
 static void on_log(struct mosquitto *mosq, void *userdata, int level, const char *text)
 {
-	(void)mosq;
-	(void)userdata;
-	(void)level;
+	struct mqtt *m = userdata;
+
+	if (level == MOSQ_LOG_DEBUG)
+		take_log_line(m, text);
+	else if (level == MOSQ_LOG_ERR && m->tls)
+		mqtt_tls_note(m->tls, mosquitto_ssl_get(mosq), text);
 	log_debug("libmosquitto: %s", text);
 }
 
@@ -127,59 +154,9 @@ static void forget_connection(struct mqtt *m)
 	sd_event_source_set_enabled(m->outcome, SD_EVENT_OFF);
 	m->fd = -1;
 	m->tcp_up = m->up = m->closing = false;
-	m->connack_seen = m->over = false;
+	m->connack_seen = m->pingresp_seen = m->over = m->puback_for_qos2 = false;
+	m->ping_pending = false;
 	m->socket_error = 0;
-}
-
-static enum failure_class class_of_library_code(int code, bool up)
-{
-	switch (code) {
-	case MOSQ_ERR_PROTOCOL:
-	case MOSQ_ERR_MALFORMED_PACKET:
-	case MOSQ_ERR_MALFORMED_UTF8:
-	case MOSQ_ERR_OVERSIZE_PACKET: return FAILURE_PROTOCOL;
-	default: return up ? FAILURE_HEARTBEAT : FAILURE_TIMEOUT;
-	}
-}
-
-/* The connection ended by itself: says why, as well as the library lets us know. */
-static void describe_end(const struct mqtt *m, struct mqtt_failure *f)
-{
-	f->phase = m->up ? MQTT_PHASE_UP : m->tcp_up ? MQTT_PHASE_CONNACK : MQTT_PHASE_TCP;
-
-	if (m->up && m->over_code >= 0x80)
-		failure_set(&f->failure, failure_of_disconnect((unsigned)m->over_code),
-			"broker sent DISCONNECT 0x%02x: %s", (unsigned)m->over_code,
-			mosquitto_reason_string(m->over_code));
-	else if (m->up && m->over_code == MOSQ_ERR_SUCCESS)
-		failure_set(&f->failure, FAILURE_HEARTBEAT, "broker ended the connection");
-	else if (m->over_code == MOSQ_ERR_KEEPALIVE)
-		failure_set(&f->failure, FAILURE_HEARTBEAT, "no PINGRESP within the keepalive");
-	else if (m->socket_error)
-		failure_set(&f->failure, m->up ? FAILURE_HEARTBEAT : FAILURE_TIMEOUT, "%s",
-			strerrordesc_np(m->socket_error));
-	else if (!m->up && m->over_code == MOSQ_ERR_CONN_LOST)
-		failure_set(&f->failure, FAILURE_TIMEOUT, "broker hung up before its CONNACK");
-	else if (m->over_code == MOSQ_ERR_CONN_LOST)
-		failure_set(&f->failure, FAILURE_HEARTBEAT, "connection closed by the broker");
-	else
-		failure_set(&f->failure, class_of_library_code(m->over_code, m->up), "%s",
-			mosquitto_strerror(m->over_code));
-	f->try_other_version = f->phase == MQTT_PHASE_CONNACK;
-}
-
-static void describe_refusal(const struct mqtt *m, struct mqtt_failure *f)
-{
-	bool v5_code = m->v5 && m->connack_code >= 0x80;
-
-	f->phase = MQTT_PHASE_CONNACK;
-	failure_set(&f->failure, failure_of_connack(m->v5, (unsigned)m->connack_code),
-		"broker refused the connection with CONNACK 0x%02x: %s", (unsigned)m->connack_code,
-		v5_code ? mosquitto_reason_string(m->connack_code)
-			: mosquitto_connack_string(m->connack_code));
-	f->try_other_version = m->v5 ? m->connack_code == MQTT_RC_UNSUPPORTED_PROTOCOL_VERSION ||
-			m->connack_code == CONNACK_REFUSED_PROTOCOL_VERSION
-				     : m->connack_code == CONNACK_REFUSED_PROTOCOL_VERSION;
 }
 
 static void start_tick(struct mqtt *m)
@@ -193,7 +170,7 @@ static void start_tick(struct mqtt *m)
 	if (interval < TICK_MIN_USEC)
 		interval = TICK_MIN_USEC;
 	interval = u64_min(interval, TICK_MAX_USEC);
-	sd_event_source_set_time_relative(m->tick, interval);
+	sd_event_source_set_time_relative(m->tick, mqtt_ping_interval(m, interval));
 	sd_event_source_set_enabled(m->tick, SD_EVENT_ONESHOT);
 }
 
@@ -204,14 +181,16 @@ static void start_tick(struct mqtt *m)
 static bool dispatch(struct mqtt *m)
 {
 	struct mqtt_failure f = { 0 };
+	struct mqtt_limits limits;
 
 	if (m->connack_seen && m->connack_code == 0 && !m->up) {
 		m->up = true;
 		m->connack_seen = false;
 		start_tick(m);
+		limits = m->limits;
 		if (m->over) /* lost in the same read: one report at a time */
 			sd_event_source_set_enabled(m->outcome, SD_EVENT_ONESHOT);
-		m->callbacks.connected(m->userdata, m->receive_maximum);
+		m->callbacks.connected(m->userdata, &limits);
 		return true;
 	}
 	if (!m->over && !m->connack_seen)
@@ -222,22 +201,41 @@ static bool dispatch(struct mqtt *m)
 		return true;
 	}
 	if (m->connack_seen)
-		describe_refusal(m, &f);
+		mqtt_describe_refusal(m, &f);
 	else
-		describe_end(m, &f);
+		mqtt_describe_end(m, &f);
 	mqtt_abort(m);
 	m->callbacks.failed(m->userdata, &f);
 	return true;
 }
 
+/* OpenSSL may hold what it has read already; the descriptor does not tell. */
+static bool tls_has_input(const struct mqtt *m)
+{
+	const SSL *ssl = m->tls && m->io && !m->over ? mosquitto_ssl_get(m->mosq) : NULL;
+
+	return ssl && m->tls->secured && SSL_pending(ssl) > 0;
+}
+
+static int on_io(sd_event_source *s, int fd, uint32_t events, void *userdata);
+
 static int on_outcome(sd_event_source *s, void *userdata)
 {
-	(void)s;
-	dispatch(userdata);
+	struct mqtt *m = userdata;
+
+	if (tls_has_input(m))
+		return on_io(s, m->fd, EPOLLIN, m);
+	if (dispatch(m))
+		return 0;
+	if (m->up && m->pingresp_seen) {
+		m->pingresp_seen = false;
+		if (m->callbacks.alive)
+			m->callbacks.alive(m->userdata);
+	}
 	return 0;
 }
 
-static void record_end(struct mqtt *m, int code, int error)
+void mqtt_record_end(struct mqtt *m, int code, int error)
 {
 	if (m->over)
 		return;
@@ -248,27 +246,32 @@ static void record_end(struct mqtt *m, int code, int error)
 
 /* --- the descriptor -------------------------------------------------------------------------- */
 
-static int on_io(sd_event_source *s, int fd, uint32_t events, void *userdata);
-
-static void set_socket_options(const struct mqtt *m)
+static bool in_handshake(const struct mqtt *m)
 {
-	unsigned timeout_msec = m->keepalive * 1000U;
-
-	/* Without it a dead link is noticed after the kernel's quarter of an hour of
-	 * retransmission, if something is on its way. */
-	if (timeout_msec &&
-		setsockopt(m->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_msec,
-			sizeof(timeout_msec)) < 0)
-		log_debug("TCP_USER_TIMEOUT: %s", strerrordesc_np(errno));
+	return m->tls && !m->tls->secured;
 }
 
-/* Call after every call into the library that may write, read, open or close. */
-static void watch_descriptor(struct mqtt *m)
+/* While TLS shakes hands the library does not say what it waits for, or says for ever that it wants
+ * to write. */
+static bool wants_write(const struct mqtt *m)
+{
+	const SSL *ssl;
+
+	if (!in_handshake(m))
+		return mosquitto_want_write(m->mosq);
+	ssl = mosquitto_ssl_get(m->mosq);
+	return ssl && SSL_want_write(ssl);
+}
+
+void mqtt_watch_descriptor(struct mqtt *m)
 {
 	int fd = mosquitto_socket(m->mosq);
 	uint32_t events;
 	int r;
 
+	/* What closing a connection left there would be taken for an error of the next one. */
+	if (m->tls)
+		ERR_clear_error();
 	if (fd < 0 || m->over) {
 		m->io = sd_event_source_disable_unref(m->io);
 		m->fd = -1;
@@ -276,7 +279,7 @@ static void watch_descriptor(struct mqtt *m)
 			sd_event_source_set_enabled(m->outcome, SD_EVENT_ONESHOT);
 		return;
 	}
-	events = EPOLLIN | (!m->tcp_up || mosquitto_want_write(m->mosq) ? EPOLLOUT : 0);
+	events = EPOLLIN | (!m->tcp_up || wants_write(m) ? EPOLLOUT : 0);
 	if (m->io && m->fd == fd) {
 		sd_event_source_set_io_events(m->io, events);
 		return;
@@ -285,12 +288,11 @@ static void watch_descriptor(struct mqtt *m)
 	m->fd = fd;
 	r = sd_event_add_io(m->event, &m->io, fd, events, on_io, m);
 	if (r < 0) {
-		record_end(m, MOSQ_ERR_ERRNO, -r);
+		mqtt_record_end(m, MOSQ_ERR_ERRNO, -r);
 		m->fd = -1;
 		sd_event_source_set_enabled(m->outcome, SD_EVENT_ONESHOT);
 		return;
 	}
-	set_socket_options(m);
 }
 
 static int take_socket_error(const struct mqtt *m)
@@ -303,32 +305,64 @@ static int take_socket_error(const struct mqtt *m)
 	return error;
 }
 
+/* The first sign of life of the descriptor: false if it is of a failed attempt. */
+static bool take_tcp(struct mqtt *m)
+{
+	struct sockaddr_storage peer;
+	socklen_t len = sizeof(peer);
+
+	m->socket_error = take_socket_error(m);
+	/* The library, about to begin with TLS, may have taken the error. */
+	if (!m->socket_error && getpeername(m->fd, (struct sockaddr *)&peer, &len) < 0)
+		m->socket_error = ECONNREFUSED;
+	if (!m->socket_error) {
+		m->tcp_up = true;
+		return true;
+	}
+	/* Only a connection that stood can be reset; a refusal is ECONNREFUSED. */
+	m->tcp_up = m->socket_error == ECONNRESET || m->socket_error == EPIPE;
+	mqtt_record_end(m, MOSQ_ERR_ERRNO, m->socket_error);
+	return false;
+}
+
+/* Lets the library read and write as far as `events` and TLS allow. */
+static int move_bytes(struct mqtt *m, uint32_t events)
+{
+	bool handshake = in_handshake(m);
+	int rc = MOSQ_ERR_SUCCESS;
+
+	/* With TLS the library goes on with the handshake in the call that reads, whatever it waits
+	 * for. After that an alert, such as the refusal of our certificate, is to be read before a
+	 * write fails for it. */
+	if ((events & (EPOLLIN | EPOLLERR | EPOLLHUP)) || (m->tls && !m->up))
+		rc = mosquitto_loop_read(m->mosq, 1);
+	/* It also takes a dead socket in the handshake for one that is not ready yet. */
+	if (rc == MOSQ_ERR_SUCCESS && in_handshake(m) && (events & (EPOLLERR | EPOLLHUP)))
+		rc = MOSQ_ERR_CONN_LOST;
+	if (rc == MOSQ_ERR_SUCCESS && !m->over && !handshake && mosquitto_want_write(m->mosq))
+		rc = mosquitto_loop_write(m->mosq, 1);
+	return rc;
+}
+
 static int on_io(sd_event_source *s, int fd, uint32_t events, void *userdata)
 {
 	struct mqtt *m = userdata;
-	int rc = MOSQ_ERR_SUCCESS;
+	int rc;
 
 	(void)s;
 	(void)fd;
-	if ((events & EPOLLERR) || !m->tcp_up)
-		m->socket_error = take_socket_error(m);
-	if (!m->tcp_up) {
-		if (m->socket_error) {
-			/* Only a connection that stood can be reset; a refusal is ECONNREFUSED. */
-			m->tcp_up = m->socket_error == ECONNRESET || m->socket_error == EPIPE;
-			record_end(m, MOSQ_ERR_ERRNO, m->socket_error);
-			dispatch(m);
-			return 0;
-		}
-		m->tcp_up = true;
+	if (!m->tcp_up && !take_tcp(m)) {
+		dispatch(m);
+		return 0;
 	}
-	if (events & (EPOLLIN | EPOLLERR | EPOLLHUP))
-		rc = mosquitto_loop_read(m->mosq, 1);
-	if (rc == MOSQ_ERR_SUCCESS && !m->over && mosquitto_want_write(m->mosq))
-		rc = mosquitto_loop_write(m->mosq, 1);
+	if (events & EPOLLERR && !m->socket_error)
+		m->socket_error = take_socket_error(m);
+	rc = move_bytes(m, events);
 	if (rc != MOSQ_ERR_SUCCESS)
-		record_end(m, rc, m->socket_error);
-	watch_descriptor(m);
+		mqtt_record_end(m, rc, m->socket_error);
+	mqtt_watch_descriptor(m);
+	if (m->pingresp_seen || tls_has_input(m))
+		sd_event_source_set_enabled(m->outcome, SD_EVENT_ONESHOT);
 	if (!dispatch(m) && m->up && m->callbacks.progress)
 		m->callbacks.progress(m->userdata);
 	return 0;
@@ -341,10 +375,10 @@ static int on_tick(sd_event_source *s, uint64_t usec, void *userdata)
 
 	(void)s;
 	(void)usec;
-	rc = mosquitto_loop_misc(m->mosq);
+	rc = mqtt_ping_check(m);
 	if (rc != MOSQ_ERR_SUCCESS)
-		record_end(m, rc, 0);
-	watch_descriptor(m);
+		mqtt_record_end(m, rc, 0);
+	mqtt_watch_descriptor(m);
 	start_tick(m);
 	dispatch(m);
 	return 0;
@@ -367,6 +401,17 @@ static int setup_sources(struct mqtt *m)
 	return sd_event_source_set_enabled(m->outcome, SD_EVENT_OFF);
 }
 
+static int set_will(struct mqtt *m, const struct mqtt_will *will)
+{
+	int rc;
+
+	if (!will)
+		return 0;
+	rc = mosquitto_will_set(m->mosq, will->topic, (int)strlen(will->payload), will->payload,
+		will->qos, will->retain);
+	return rc == MOSQ_ERR_SUCCESS ? 0 : rc == MOSQ_ERR_NOMEM ? -ENOMEM : -EINVAL;
+}
+
 static int setup_library(struct mqtt *m, const struct mqtt_params *params)
 {
 	m->mosq = mosquitto_new(params->client_id, params->clean_session, m);
@@ -378,15 +423,14 @@ static int setup_library(struct mqtt *m, const struct mqtt_params *params)
 	mosquitto_log_callback_set(m->mosq, on_log);
 	if (mosquitto_int_option(m->mosq, MOSQ_OPT_PROTOCOL_VERSION,
 		    params->v5 ? MQTT_PROTOCOL_V5 : MQTT_PROTOCOL_V311) ||
-		/* Our own window bounds what is in flight; the library must not queue behind it. */
-		mosquitto_int_option(m->mosq, MOSQ_OPT_SEND_MAXIMUM, RECEIVE_MAXIMUM_NONE) ||
+		mosquitto_int_option(m->mosq, MOSQ_OPT_SSL_CTX_WITH_DEFAULTS, 0) ||
 		mosquitto_int_option(m->mosq, MOSQ_OPT_TCP_NODELAY, 1))
 		return -EINVAL;
 	if (params->username[0] &&
 		mosquitto_username_pw_set(m->mosq, params->username,
 			params->password[0] ? params->password : NULL) != MOSQ_ERR_SUCCESS)
 		return -ENOMEM;
-	return 0;
+	return set_will(m, params->will);
 }
 
 int mqtt_new(struct mqtt **ret, sd_event *event, const struct mqtt_params *params,
@@ -404,8 +448,15 @@ int mqtt_new(struct mqtt **ret, sd_event *event, const struct mqtt_params *param
 	m->v5 = params->v5;
 	m->clean_session = params->clean_session;
 	m->keepalive = params->keepalive;
+	m->ping_timeout_usec = params->ping_timeout_usec;
+	m->log_prefix = strlen("Client ") + strlen(params->client_id) + 1;
+	m->limits = (struct mqtt_limits){
+		.receive_maximum = MQTT_RECEIVE_MAXIMUM_NONE, .max_qos = 2, .retain_available = true
+	};
 	m->fd = -1;
 	r = setup_sources(m);
+	if (r >= 0 && params->tls)
+		r = mqtt_tls_new(&m->tls, params->tls);
 	if (r >= 0)
 		r = setup_library(m, params);
 	if (r < 0) {
@@ -425,6 +476,9 @@ struct mqtt *mqtt_free(struct mqtt *m)
 	m->outcome = sd_event_source_disable_unref(m->outcome);
 	if (m->mosq)
 		mosquitto_destroy(m->mosq);
+	if (m->tls)
+		ERR_clear_error();
+	mqtt_tls_free(m->tls);
 	sd_event_unref(m->event);
 	free(m);
 	return NULL;
@@ -451,19 +505,49 @@ static int keep_connect_properties(struct mqtt *m, const char *address, uint16_t
 	return rc == MOSQ_ERR_INVAL ? MOSQ_ERR_SUCCESS : MOSQ_ERR_UNKNOWN;
 }
 
-void mqtt_connect(struct mqtt *m, const char *address, uint16_t port)
+/* The library forgets the context it had, with its reference. */
+static int give_tls_context(struct mqtt *m, const char *host)
 {
+	SSL_CTX *ctx;
 	int rc;
 
+	if (!m->tls)
+		return MOSQ_ERR_SUCCESS;
+	ctx = mqtt_tls_begin(m->tls, host);
+	if (!ctx)
+		return MOSQ_ERR_TLS;
+	rc = mosquitto_void_option(m->mosq, MOSQ_OPT_SSL_CTX, ctx);
+	if (rc == MOSQ_ERR_SUCCESS) {
+		SSL_CTX_free(m->ssl_ctx);
+		m->ssl_ctx = ctx;
+	}
+	SSL_CTX_free(ctx); /* the library has a reference of its own now */
+	return rc;
+}
+
+void mqtt_connect(
+	struct mqtt *m, const char *host, const char *address, uint16_t port, uint16_t keepalive)
+{
+	int error, rc;
+
 	forget_connection(m);
-	rc = keep_connect_properties(m, address, port);
+	m->keepalive = keepalive;
+	rc = give_tls_context(m, host);
+	/* Our own window bounds what is in flight; the library must not queue behind it, or behind
+	 * the Receive Maximum of an earlier connection. */
 	if (rc == MOSQ_ERR_SUCCESS)
-		rc = mosquitto_connect_async(m->mosq, address, port, m->keepalive);
+		rc = mosquitto_int_option(
+			m->mosq, MOSQ_OPT_SEND_MAXIMUM, MQTT_RECEIVE_MAXIMUM_NONE);
+	if (rc == MOSQ_ERR_SUCCESS)
+		rc = keep_connect_properties(m, address, port);
+	if (rc == MOSQ_ERR_SUCCESS)
+		rc = mosquitto_connect_async(m->mosq, address, port, keepalive);
+	error = errno;
+	if (m->tls)
+		mqtt_tls_go_on(m->tls);
 	if (rc != MOSQ_ERR_SUCCESS)
-		record_end(m, rc, rc == MOSQ_ERR_ERRNO ? errno : 0);
-	watch_descriptor(m);
-	if (m->over)
-		sd_event_source_set_enabled(m->outcome, SD_EVENT_ONESHOT);
+		mqtt_record_end(m, rc, rc == MOSQ_ERR_ERRNO ? error : 0);
+	mqtt_watch_descriptor(m);
 }
 
 void mqtt_abort(struct mqtt *m)
@@ -476,15 +560,16 @@ void mqtt_abort(struct mqtt *m)
 		shutdown(fd, SHUT_RDWR);
 }
 
-void mqtt_disconnect(struct mqtt *m)
+void mqtt_disconnect(struct mqtt *m, bool with_will)
 {
 	int rc;
 
 	m->closing = true;
-	rc = mosquitto_disconnect(m->mosq);
+	rc = mosquitto_disconnect_v5(
+		m->mosq, with_will && m->v5 ? MQTT_RC_DISCONNECT_WITH_WILL_MSG : 0, NULL);
 	if (rc != MOSQ_ERR_SUCCESS)
-		record_end(m, rc, 0);
-	watch_descriptor(m);
+		mqtt_record_end(m, rc, 0);
+	mqtt_watch_descriptor(m);
 }
 
 bool mqtt_is_up(const struct mqtt *m)
@@ -492,33 +577,18 @@ bool mqtt_is_up(const struct mqtt *m)
 	return m && m->up && !m->over && !m->closing;
 }
 
-static int publish_refused(int rc, const char **ret_text)
+void mqtt_get_progress(const struct mqtt *m, struct mqtt_progress *ret)
 {
-	*ret_text = mosquitto_strerror(rc);
-	switch (rc) {
-	case MOSQ_ERR_NOMEM: return -ENOMEM;
-	case MOSQ_ERR_OVERSIZE_PACKET:
-	case MOSQ_ERR_PAYLOAD_SIZE: return -EMSGSIZE;
-	case MOSQ_ERR_QOS_NOT_SUPPORTED: return -EOPNOTSUPP;
-	default: return -EINVAL;
-	}
-}
+	struct tcp_info info = { 0 };
+	socklen_t len = sizeof(info);
+	int unacknowledged = 0;
 
-int mqtt_publish(struct mqtt *m, const struct message *message, int *ret_mid, const char **ret_text)
-{
-	int rc;
-
-	if (message->payload_len > INT_MAX)
-		return publish_refused(MOSQ_ERR_PAYLOAD_SIZE, ret_text);
-	rc = mosquitto_publish_v5(m->mosq, ret_mid, message->topic, (int)message->payload_len,
-		message->payload, message->qos, message->retain, NULL);
-	watch_descriptor(m);
-	switch (rc) {
-	case MOSQ_ERR_SUCCESS: return 0;
-	/* Queued by then; the library has it whatever becomes of this connection. */
-	case MOSQ_ERR_NO_CONN:
-	case MOSQ_ERR_CONN_LOST:
-	case MOSQ_ERR_ERRNO: return 1;
-	default: return publish_refused(rc, ret_text);
-	}
+	*ret = (struct mqtt_progress){ 0 };
+	if (!m || m->fd < 0)
+		return;
+	if (getsockopt(m->fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0)
+		ret->acked_bytes = info.tcpi_bytes_acked;
+	if (ioctl(m->fd, SIOCOUTQ, &unacknowledged) < 0)
+		unacknowledged = 0;
+	ret->unsent = unacknowledged > 0 || mosquitto_want_write(m->mosq);
 }
