@@ -24,6 +24,10 @@ struct mailbox {
 	size_t n_acked;
 	size_t n_removed;
 
+	struct mailbox_condemned condemned[MAILBOX_CONDEMNED];
+	size_t n_condemned;
+	size_t n_unburied; /* those, and those the gateway has taken */
+
 	struct mailbox_meta meta;
 	enum { META_NONE, META_WANTED, META_TAKEN, META_NOTED } meta_state;
 
@@ -32,6 +36,7 @@ struct mailbox {
 
 	uint64_t pings;
 	uint64_t answers;
+	bool reconnect;
 	bool stop;
 	bool hurry;
 	bool done;
@@ -132,6 +137,28 @@ void mailbox_post_removed(struct mailbox *m, size_t n)
 	ring(m->uplink_fd);
 }
 
+size_t mailbox_take_condemned(struct mailbox *m, struct mailbox_condemned *rows, size_t n_have)
+{
+	size_t n;
+
+	lock(m);
+	n = m->n_condemned;
+	assert(n_have + n <= MAILBOX_CONDEMNED);
+	memcpy(rows, m->condemned, n * sizeof(*rows));
+	m->n_condemned = 0;
+	unlock(m);
+	return n;
+}
+
+void mailbox_post_buried(struct mailbox *m, size_t n)
+{
+	lock(m);
+	assert(n <= m->n_unburied);
+	m->n_unburied -= n;
+	unlock(m);
+	ring(m->uplink_fd);
+}
+
 uint64_t mailbox_claimed(struct mailbox *m)
 {
 	uint64_t claimed;
@@ -195,6 +222,14 @@ bool mailbox_pinged(struct mailbox *m)
 	return answered;
 }
 
+void mailbox_post_reconnect(struct mailbox *m)
+{
+	lock(m);
+	m->reconnect = true;
+	unlock(m);
+	ring(m->uplink_fd);
+}
+
 void mailbox_post_stop(struct mailbox *m, bool hurry)
 {
 	lock(m);
@@ -237,22 +272,36 @@ uint64_t mailbox_claim(struct mailbox *m, uint64_t upto)
 	return committed;
 }
 
-uint64_t mailbox_committed(struct mailbox *m)
-{
-	uint64_t committed;
-
-	lock(m);
-	committed = m->committed;
-	unlock(m);
-	return committed;
-}
-
 void mailbox_post_acked(struct mailbox *m, const uint64_t *ids, size_t n)
 {
 	lock(m);
 	assert(m->n_acked + n <= MAILBOX_SPAN);
 	memcpy(m->acked + m->n_acked, ids, n * sizeof(*ids));
 	m->n_acked += n;
+	unlock(m);
+	ring(m->gateway_fd);
+}
+
+bool mailbox_may_condemn(struct mailbox *m)
+{
+	bool room;
+
+	lock(m);
+	room = m->n_unburied < MAILBOX_CONDEMNED;
+	unlock(m);
+	return room;
+}
+
+void mailbox_post_condemned(struct mailbox *m, uint64_t id, const char *reason)
+{
+	struct mailbox_condemned *row;
+
+	lock(m);
+	assert(m->n_unburied < MAILBOX_CONDEMNED);
+	m->n_unburied++;
+	row = &m->condemned[m->n_condemned++];
+	row->id = id;
+	snprintf(row->reason, sizeof(row->reason), "%s", reason);
 	unlock(m);
 	ring(m->gateway_fd);
 }
@@ -305,6 +354,17 @@ void mailbox_answer_ping(struct mailbox *m)
 	lock(m);
 	m->answers = m->pings;
 	unlock(m);
+}
+
+bool mailbox_take_reconnect(struct mailbox *m)
+{
+	bool wanted;
+
+	lock(m);
+	wanted = m->reconnect;
+	m->reconnect = false;
+	unlock(m);
+	return wanted;
 }
 
 bool mailbox_stopping(struct mailbox *m, bool *ret_hurry)

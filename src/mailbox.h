@@ -12,7 +12,16 @@
  * below 65,535, so that a packet identifier never comes round while an old one is in use. */
 #define MAILBOX_SPAN 16384
 
+/* Rows condemned and not yet moved to dead_letters. */
+#define MAILBOX_CONDEMNED 8
+
 struct mailbox;
+
+/* A row that no broker takes. */
+struct mailbox_condemned {
+	uint64_t id;
+	char reason[200];
+};
 
 /* What the uplink tells about itself, for the STATUS line. */
 struct mailbox_status {
@@ -44,6 +53,11 @@ void mailbox_post_committed(struct mailbox *m, uint64_t last_id);
 size_t mailbox_take_acked(struct mailbox *m, uint64_t *ids, size_t n_have);
 /* `n` of the ids taken, in the order taken, are removed for good. */
 void mailbox_post_removed(struct mailbox *m, size_t n);
+/* Moves condemned rows to `rows` (room for MAILBOX_CONDEMNED - n_have); returns how many. Their ids
+ * are among the acknowledged ones, too: take those first, and condemn before removing. */
+size_t mailbox_take_condemned(struct mailbox *m, struct mailbox_condemned *rows, size_t n_have);
+/* `n` of those taken are moved for good. */
+void mailbox_post_buried(struct mailbox *m, size_t n);
 /* Rows up to this id may be under the uplink's eyes: nobody else may touch them. */
 uint64_t mailbox_claimed(struct mailbox *m);
 /* A meta key to write durably: true and *ret when one waits. Confirm with mailbox_post_noted(). */
@@ -54,6 +68,8 @@ bool mailbox_take_status(struct mailbox *m, struct mailbox_status *ret);
 /* Asks the uplink for a sign of life; mailbox_pinged() tells whether it answered. */
 void mailbox_post_ping(struct mailbox *m);
 bool mailbox_pinged(struct mailbox *m);
+/* The uplink shall try to connect now instead of waiting; a held queue is released. */
+void mailbox_post_reconnect(struct mailbox *m);
 /* The uplink shall end: finish what is in flight, or with `hurry` drop it. */
 void mailbox_post_stop(struct mailbox *m, bool hurry);
 /* The uplink has ended; its thread may be joined without waiting. */
@@ -65,9 +81,12 @@ int mailbox_uplink_fd(const struct mailbox *m);
 void mailbox_uplink_clear(struct mailbox *m);
 /* Announces that rows up to `upto` may be read from now on; returns the last committed id. */
 uint64_t mailbox_claim(struct mailbox *m, uint64_t upto);
-uint64_t mailbox_committed(struct mailbox *m);
 /* `n` more rows were taken by the broker. Never more than MAILBOX_SPAN unconfirmed at a time. */
 void mailbox_post_acked(struct mailbox *m, const uint64_t *ids, size_t n);
+/* Whether there is room for mailbox_post_condemned(); else again when the gateway has rung. */
+bool mailbox_may_condemn(struct mailbox *m);
+/* Row `id` goes to dead_letters; post its id as acknowledged afterwards. */
+void mailbox_post_condemned(struct mailbox *m, uint64_t id, const char *reason);
 /* How many removals were confirmed since the last call. */
 size_t mailbox_take_removed(struct mailbox *m);
 /* One at a time: the next only after the last one was noted. */
@@ -75,5 +94,7 @@ void mailbox_post_meta(struct mailbox *m, const char *key, const char *value);
 bool mailbox_noted(struct mailbox *m);
 void mailbox_post_status(struct mailbox *m, const struct mailbox_status *status);
 void mailbox_answer_ping(struct mailbox *m);
+/* Once for each call or calls of mailbox_post_reconnect(). */
+bool mailbox_take_reconnect(struct mailbox *m);
 bool mailbox_stopping(struct mailbox *m, bool *ret_hurry);
 void mailbox_post_done(struct mailbox *m);

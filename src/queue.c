@@ -31,6 +31,7 @@ enum statement {
 	STATEMENT_ROLLBACK,
 	STATEMENT_APPEND,
 	STATEMENT_REMOVE,
+	STATEMENT_CONDEMN,
 	STATEMENT_RESERVE,
 	STATEMENT_META,
 	N_STATEMENTS,
@@ -43,6 +44,9 @@ static const char *const statement_sql[N_STATEMENTS] = {
 	[STATEMENT_APPEND] = "INSERT INTO queue (id, topic, payload, qos, retained, timestamp) "
 			     "VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
 	[STATEMENT_REMOVE] = "DELETE FROM queue WHERE id BETWEEN ?1 AND ?2",
+	[STATEMENT_CONDEMN] = "INSERT INTO dead_letters (id, topic, payload, qos, retained, "
+			      "timestamp, reason, died_at) SELECT id, topic, payload, qos, "
+			      "retained, timestamp, ?2, ?3 FROM queue WHERE id = ?1",
 	[STATEMENT_RESERVE] = "UPDATE sqlite_sequence SET seq = ?1 WHERE name = 'queue'",
 	[STATEMENT_META] = "INSERT INTO meta (key, value) VALUES (?1, ?2) "
 			   "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
@@ -63,6 +67,8 @@ struct queue {
 
 	int64_t messages; /* committed */
 	int64_t messages_delta; /* of the transaction under way */
+	int64_t dead_letters; /* committed */
+	int64_t dead_letters_delta;
 };
 
 /* Steps a statement that returns no row, and resets it. */
@@ -220,7 +226,7 @@ static int checkpoint_truncate(struct queue *q)
 
 static int read_counts(struct queue *q)
 {
-	int64_t sequence, messages;
+	int64_t sequence, messages, dead_letters;
 	int r;
 
 	r = queue_sql_integer(
@@ -231,6 +237,11 @@ static int read_counts(struct queue *q)
 		q->db, "SELECT value FROM meta WHERE key = 'queue_messages'", &messages);
 	if (r < 0)
 		return r;
+	r = queue_sql_integer(
+		q->db, "SELECT value FROM meta WHERE key = 'dead_letters'", &dead_letters);
+	if (r < 0)
+		return r;
+	q->dead_letters = dead_letters;
 	q->last_id = (uint64_t)sequence;
 	q->reserved = q->reserved_committed = q->last_id;
 	q->next_id = q->last_id + 1;
@@ -390,7 +401,7 @@ int queue_begin(struct queue *q, bool durable)
 	if (r < 0)
 		return r;
 	q->in_transaction = true;
-	q->messages_delta = 0;
+	q->messages_delta = q->dead_letters_delta = 0;
 	return 0;
 }
 
@@ -497,6 +508,26 @@ int queue_remove(struct queue *q, uint64_t *ids, size_t n)
 	return 0;
 }
 
+int queue_condemn(struct queue *q, uint64_t id, const char *reason)
+{
+	sqlite3_stmt *stmt = q->statements[STATEMENT_CONDEMN];
+	int rc, r;
+
+	rc = sqlite3_bind_int64(stmt, 1, (sqlite3_int64)id);
+	if (rc == SQLITE_OK)
+		rc = sqlite3_bind_text(stmt, 2, reason, -1, SQLITE_STATIC);
+	if (rc == SQLITE_OK)
+		rc = sqlite3_bind_int64(stmt, 3, now_epoch_msec());
+	if (rc != SQLITE_OK)
+		return bind_failed(q, STATEMENT_CONDEMN, rc);
+	r = run(q, STATEMENT_CONDEMN);
+	sqlite3_clear_bindings(stmt);
+	if (r < 0)
+		return r;
+	q->dead_letters_delta += sqlite3_changes64(q->db);
+	return remove_range(q, id, id);
+}
+
 static int set_meta_bound(struct queue *q)
 {
 	int r = run(q, STATEMENT_META);
@@ -537,6 +568,8 @@ int queue_commit(struct queue *q)
 
 	if (q->messages_delta != 0)
 		r = set_count(q, "queue_messages", q->messages + q->messages_delta);
+	if (r == 0 && q->dead_letters_delta != 0)
+		r = set_count(q, "dead_letters", q->dead_letters + q->dead_letters_delta);
 	if (r == 0)
 		r = run(q, STATEMENT_COMMIT);
 	if (r < 0) {
@@ -545,7 +578,8 @@ int queue_commit(struct queue *q)
 	}
 	q->in_transaction = false;
 	q->messages += q->messages_delta;
-	q->messages_delta = 0;
+	q->dead_letters += q->dead_letters_delta;
+	q->messages_delta = q->dead_letters_delta = 0;
 	q->reserved_committed = q->reserved;
 	q->last_id = q->next_id - 1;
 	return 0;
@@ -559,7 +593,7 @@ void queue_rollback(struct queue *q)
 	if (!sqlite3_get_autocommit(q->db))
 		(void)run(q, STATEMENT_ROLLBACK);
 	q->in_transaction = false;
-	q->messages_delta = 0;
+	q->messages_delta = q->dead_letters_delta = 0;
 	/* The block reserved in this transaction is gone; next_id stays: no id is given twice. */
 	q->reserved = q->reserved_committed;
 }
@@ -567,6 +601,11 @@ void queue_rollback(struct queue *q)
 uint64_t queue_messages(const struct queue *q)
 {
 	return (uint64_t)q->messages;
+}
+
+uint64_t queue_dead_letters(const struct queue *q)
+{
+	return (uint64_t)q->dead_letters;
 }
 
 uint64_t queue_last_id(const struct queue *q)

@@ -43,6 +43,8 @@ bool queue_in_transaction(const struct queue *q);
 int queue_append(struct queue *q, const struct message *m, uint64_t *ret_id) _must_check_;
 /* Removes rows; ids that are not there are passed over. Sorts `ids`. */
 int queue_remove(struct queue *q, uint64_t *ids, size_t n) _must_check_;
+/* Moves a row to dead_letters; one that is not there is passed over. */
+int queue_condemn(struct queue *q, uint64_t id, const char *reason) _must_check_;
 /* Sets a key of `meta` to a text. */
 int queue_set_meta(struct queue *q, const char *key, const char *value) _must_check_;
 /* Commits. On failure the transaction is rolled back already, and none of it counts. */
@@ -52,5 +54,6 @@ void queue_rollback(struct queue *q);
 
 /* Committed rows. */
 uint64_t queue_messages(const struct queue *q);
+uint64_t queue_dead_letters(const struct queue *q);
 /* The highest id that a committed row may have. */
 uint64_t queue_last_id(const struct queue *q);

@@ -52,13 +52,16 @@ START_TEST(test_empty)
 {
 	uint64_t ids[MAILBOX_SPAN];
 	struct mailbox_status status;
+	struct mailbox_condemned rows[MAILBOX_CONDEMNED];
 	struct mailbox_meta meta;
 	bool hurry = true;
 
 	expect_woken(false, false);
+	ck_assert_uint_eq(mailbox_take_condemned(m, rows, 0), 0);
+	ck_assert(mailbox_may_condemn(m));
+	ck_assert(!mailbox_take_reconnect(m));
 	ck_assert_uint_eq(mailbox_take_acked(m, ids, 0), 0);
 	ck_assert_uint_eq(mailbox_take_removed(m), 0);
-	ck_assert_uint_eq(mailbox_committed(m), 0);
 	ck_assert_uint_eq(mailbox_claimed(m), 0);
 	ck_assert(!mailbox_take_meta(m, &meta));
 	ck_assert(!mailbox_noted(m));
@@ -74,13 +77,59 @@ START_TEST(test_committed_and_claimed)
 {
 	mailbox_post_committed(m, 17);
 	expect_woken(false, true);
-	ck_assert_uint_eq(mailbox_committed(m), 17);
 	ck_assert_uint_eq(mailbox_claim(m, 40), 17);
 	ck_assert_uint_eq(mailbox_claimed(m), 40);
 	mailbox_post_committed(m, 55);
 	ck_assert_uint_eq(mailbox_claim(m, 80), 55);
 	ck_assert_uint_eq(mailbox_claimed(m), 80);
-	ck_assert_uint_eq(mailbox_committed(m), 55);
+}
+END_TEST
+
+/* There is room again only once a row is moved for good, not when it is taken. */
+START_TEST(test_condemned)
+{
+	struct mailbox_condemned rows[MAILBOX_CONDEMNED];
+	char reason[40];
+
+	for (uint64_t id = 1; id <= MAILBOX_CONDEMNED; id++) {
+		ck_assert(mailbox_may_condemn(m));
+		snprintf(reason, sizeof(reason), "because %llu", (unsigned long long)id);
+		mailbox_post_condemned(m, id, reason);
+		expect_woken(true, false);
+		if (id == 2)
+			ck_assert_uint_eq(mailbox_take_condemned(m, rows, 0), 2);
+	}
+	ck_assert(!mailbox_may_condemn(m));
+	ck_assert_uint_eq(mailbox_take_condemned(m, rows, 2), MAILBOX_CONDEMNED - 2);
+	ck_assert_uint_eq(rows[0].id, 3);
+	ck_assert_str_eq(rows[0].reason, "because 3");
+	ck_assert(!mailbox_may_condemn(m));
+	mailbox_post_buried(m, 2);
+	expect_woken(false, true);
+	ck_assert(mailbox_may_condemn(m));
+}
+END_TEST
+
+START_TEST(test_condemned_with_a_long_reason)
+{
+	struct mailbox_condemned rows[MAILBOX_CONDEMNED];
+	char reason[1000];
+
+	memset(reason, 'x', sizeof(reason) - 1);
+	reason[sizeof(reason) - 1] = '\0';
+	mailbox_post_condemned(m, 7, reason);
+	ck_assert_uint_eq(mailbox_take_condemned(m, rows, 0), 1);
+	ck_assert_uint_eq(strlen(rows[0].reason), sizeof(rows[0].reason) - 1);
+}
+END_TEST
+
+START_TEST(test_reconnect_is_taken_once)
+{
+	mailbox_post_reconnect(m);
+	mailbox_post_reconnect(m);
+	expect_woken(false, true);
+	ck_assert(mailbox_take_reconnect(m));
+	ck_assert(!mailbox_take_reconnect(m));
 }
 END_TEST
 
@@ -395,6 +444,9 @@ Suite *check_mailbox(void)
 	tcase_add_test(t, test_free_takes_null);
 	tcase_add_test(t, test_empty);
 	tcase_add_test(t, test_committed_and_claimed);
+	tcase_add_test(t, test_condemned);
+	tcase_add_test(t, test_condemned_with_a_long_reason);
+	tcase_add_test(t, test_reconnect_is_taken_once);
 	tcase_add_test(t, test_acked_in_order);
 	tcase_add_test(t, test_acked_up_to_the_span);
 	tcase_add_test(t, test_removed);

@@ -1155,6 +1155,63 @@ START_TEST(test_counts_through_everything)
 }
 END_TEST
 
+static void condemn(uint64_t id, const char *reason)
+{
+	begin(false);
+	ck_assert_int_eq(queue_condemn(q, id, reason), 0);
+	commit();
+}
+
+static void expect_dead_letters(const char *name, int64_t n, int64_t id, const char *reason)
+{
+	sqlite3_stmt *stmt;
+	sqlite3 *db;
+
+	ck_assert_int_eq(sqlite3_open(scratch_path(&scratch, name), &db), SQLITE_OK);
+	ck_assert_int_eq(sqlite3_prepare_v2(db,
+				 "SELECT (SELECT count(*) FROM dead_letters), (SELECT value FROM "
+				 "meta WHERE key = 'dead_letters'), d.topic, d.reason, d.died_at "
+				 "FROM dead_letters AS d WHERE d.id = ?1",
+				 -1, &stmt, NULL),
+		SQLITE_OK);
+	sqlite3_bind_int64(stmt, 1, id);
+	ck_assert_int_eq(sqlite3_step(stmt), SQLITE_ROW);
+	ck_assert_int_eq(sqlite3_column_int64(stmt, 0), n);
+	ck_assert_int_eq(sqlite3_column_int64(stmt, 1), n);
+	ck_assert_str_ne((const char *)sqlite3_column_text(stmt, 2), "");
+	ck_assert_str_eq((const char *)sqlite3_column_text(stmt, 3), reason);
+	ck_assert_int_ge(sqlite3_column_int64(stmt, 4), now_epoch_msec() - 60000);
+	sqlite3_finalize(stmt);
+	sqlite3_close(db);
+}
+
+START_TEST(test_condemn)
+{
+	open_queue();
+	append_rows(4);
+	condemn(2, "it does not please");
+	expect_ids("queue.db", "1 3 4");
+	ck_assert_uint_eq(queue_messages(q), 3);
+	ck_assert_uint_eq(queue_dead_letters(q), 1);
+	expect_dead_letters("queue.db", 1, 2, "it does not please");
+	/* One that is not there, once more or never, is nothing. */
+	condemn(2, "again");
+	condemn(99, "never");
+	ck_assert_uint_eq(queue_dead_letters(q), 1);
+	expect_dead_letters("queue.db", 1, 2, "it does not please");
+	begin(true);
+	ck_assert_int_eq(queue_condemn(q, 3, "undone"), 0);
+	queue_rollback(q);
+	ck_assert_uint_eq(queue_dead_letters(q), 1);
+	ck_assert_uint_eq(queue_messages(q), 3);
+	condemn(4, "x");
+	reopen();
+	ck_assert_uint_eq(queue_dead_letters(q), 2);
+	expect_dead_letters("queue.db", 2, 4, "x");
+	expect_ids("queue.db", "1 3");
+}
+END_TEST
+
 START_TEST(test_counts_random)
 {
 	uint64_t random = 5, messages_now = 0, ids[40];
@@ -1839,6 +1896,7 @@ Suite *check_queue(void)
 	tcase_add_test(t, test_row_that_cannot_be_stored);
 	tcase_add_loop_test(t, test_remove, 0, ARRAY_SIZE(removals));
 	tcase_add_test(t, test_counts_through_everything);
+	tcase_add_test(t, test_condemn);
 	tcase_add_test(t, test_counts_random);
 	tcase_add_test(t, test_meta);
 	tcase_add_test(t, test_begin_does_not_wait);
