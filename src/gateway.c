@@ -60,6 +60,8 @@ struct gateway {
 
 	uint64_t removals[MAILBOX_SPAN]; /* acknowledged, not yet removed for good */
 	size_t n_removals;
+	struct mailbox_condemned condemned[MAILBOX_CONDEMNED]; /* not yet moved for good */
+	size_t n_condemned;
 	struct mailbox_meta meta; /* to be written for the uplink */
 	bool meta_wanted;
 
@@ -96,14 +98,27 @@ static void store_works(struct gateway *g)
 	log_notice("%s: can be written again", g->config->queue.path);
 }
 
-/* Puts acknowledged rows and the uplink's notes into the open transaction. */
+/* Takes over what the uplink wants written. False: nothing. */
+static bool take_uplink_work(struct gateway *g)
+{
+	g->n_removals += mailbox_take_acked(g->mailbox, g->removals + g->n_removals, g->n_removals);
+	g->n_condemned +=
+		mailbox_take_condemned(g->mailbox, g->condemned + g->n_condemned, g->n_condemned);
+	if (!g->meta_wanted)
+		g->meta_wanted = mailbox_take_meta(g->mailbox, &g->meta);
+	return g->n_removals > 0 || g->n_condemned > 0 || g->meta_wanted;
+}
+
+/* Puts what was taken into the open transaction. */
 static int add_uplink_work(struct gateway *g)
 {
 	int r;
 
-	g->n_removals += mailbox_take_acked(g->mailbox, g->removals + g->n_removals, g->n_removals);
-	if (!g->meta_wanted)
-		g->meta_wanted = mailbox_take_meta(g->mailbox, &g->meta);
+	for (size_t i = 0; i < g->n_condemned; i++) {
+		r = queue_condemn(g->queue, g->condemned[i].id, g->condemned[i].reason);
+		if (r < 0)
+			return r;
+	}
 	if (g->n_removals > 0) {
 		r = queue_remove(g->queue, g->removals, g->n_removals);
 		if (r < 0)
@@ -121,6 +136,10 @@ static void committed(struct gateway *g)
 		mailbox_post_removed(g->mailbox, g->n_removals);
 		g->n_removals = 0;
 	}
+	if (g->n_condemned > 0) {
+		mailbox_post_buried(g->mailbox, g->n_condemned);
+		g->n_condemned = 0;
+	}
 	if (g->meta_wanted) {
 		g->meta_wanted = false;
 		mailbox_post_noted(g->mailbox);
@@ -133,10 +152,7 @@ static void commit_uplink_work(struct gateway *g)
 {
 	int r;
 
-	if (!g->meta_wanted)
-		g->meta_wanted = mailbox_take_meta(g->mailbox, &g->meta);
-	g->n_removals += mailbox_take_acked(g->mailbox, g->removals + g->n_removals, g->n_removals);
-	if (g->n_removals == 0 && !g->meta_wanted)
+	if (!take_uplink_work(g))
 		return;
 	r = queue_begin(g->queue, g->meta_wanted);
 	if (r >= 0)
@@ -186,6 +202,7 @@ static int commit_appended(struct gateway *g)
 	int r = g->append_error;
 
 	g->append_error = 0;
+	take_uplink_work(g);
 	if (r == 0)
 		r = add_uplink_work(g);
 	if (r == 0)
@@ -341,8 +358,9 @@ static int on_signal(sd_event_source *s, const struct signalfd_siginfo *si, void
 
 	(void)s;
 	if (si->ssi_signo == SIGHUP) {
-		log_notice("SIGHUP: this version does not reload; restart it to apply a new "
-			   "configuration");
+		log_notice("SIGHUP: trying to connect now; this version does not reload: restart "
+			   "it to apply a new configuration");
+		mailbox_post_reconnect(g->mailbox);
 		return 0;
 	}
 	log_debug("signal %u", si->ssi_signo);
