@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The link: see link.h. Owns the resolver and the client objects.
+ * The link: see link.h. Owns the resolver, the client objects, and the two messages of its own,
+ * birth and will.
  *
  * Invariant: while `must_purge` holds there is no usable session; nothing that the broker answers
  * about it counts.
@@ -8,10 +9,13 @@
 #include "link.h"
 
 #include <errno.h>
+#include <stdio.h>
 
 #include "log.h"
-#include "mqtt.h"
 #include "resolver.h"
+
+/* Seconds: libmosquitto sends PINGREQ when it heard nothing for so long; it takes no less. */
+#define SIGN_OF_LIFE_KEEPALIVE 5
 
 enum step {
 	STEP_NONE,
@@ -24,27 +28,108 @@ enum step {
 struct link {
 	sd_event *event;
 	const struct config *config;
-	const struct config_broker *broker;
-	const char *name;
+	struct config_broker *broker;
+	char *name;
+	char *client_id;
+	char *queue_uuid;
+	struct link_memory *memory;
 	struct link_callbacks callbacks;
 	void *userdata;
+	bool probe;
 
 	enum step step;
+	uint16_t keepalive; /* of this attempt, seconds */
 	struct resolver *resolver;
 	struct resolver_result addresses;
-	size_t address; /* the one being tried */
+	unsigned tried; /* of them in this attempt, before the present one */
 	struct mqtt *purge;
 	struct mqtt *session;
-	bool v5; /* the version to try, or the one that worked */
-	bool v5_settled; /* it worked */
+	struct mqtt_limits limits;
 	bool noted; /* `meta` says unclean, durably */
 	bool note_pending;
 	bool must_purge; /* the broker's session may hold what is not ours any more */
+
+	int birth_mid; /* packet identifiers of our own messages in flight, or 0 */
+	int will_mid;
+	char *topic; /* prefix and topic of the message being published */
+	size_t topic_size;
+	size_t prefix_len;
+	bool retain_dropped; /* said once a connection */
 };
 
 static void connect_next(struct link *l);
 
+static bool has_will(const struct link *l)
+{
+	return l->config->mqtt.will.topic[0] != '\0' && !l->probe;
+}
+
+/* --- messages of our own --------------------------------------------------------------------- */
+
+static uint8_t presence_qos(const struct link *l, const struct config_presence *p)
+{
+	return p->qos < l->limits.max_qos ? p->qos : l->limits.max_qos;
+}
+
+/* With the connection goes what the library has not written of QoS 0, without a word. */
+static void forget_presence(struct link *l)
+{
+	if (presence_qos(l, &l->config->mqtt.birth) == 0)
+		l->birth_mid = 0;
+	if (presence_qos(l, &l->config->mqtt.will) == 0)
+		l->will_mid = 0;
+}
+
+/* The library sets *mid before the acknowledgement can come, which sets it to 0. */
+static void publish_presence(
+	struct link *l, const struct config_presence *p, const char *what, int *mid)
+{
+	const struct message m = {
+		.topic = p->topic,
+		.topic_len = strlen(p->topic),
+		.payload = p->payload,
+		.payload_len = strlen(p->payload),
+		.qos = presence_qos(l, p),
+		.retain = p->retain && l->limits.retain_available,
+	};
+	const char *text = "";
+
+	if (!p->topic[0] || *mid != 0)
+		return; /* one that is in flight is sent again by the library */
+	if (mqtt_publish(l->session, &m, NULL, mid, &text) < 0) {
+		log_warning("%s: mqtt.%s cannot be published: %s", l->name, what, text);
+		*mid = 0;
+	}
+}
+
+static bool is_own(struct link *l, int mid)
+{
+	if (mid == l->birth_mid)
+		l->birth_mid = 0;
+	else if (mid == l->will_mid)
+		l->will_mid = 0;
+	else
+		return false;
+	return true;
+}
+
+void link_farewell(struct link *l)
+{
+	if (has_will(l) && l->memory->v311)
+		publish_presence(l, &l->config->mqtt.will, "will", &l->will_mid);
+}
+
+bool link_is_busy(const struct link *l)
+{
+	return l->birth_mid != 0 || l->will_mid != 0;
+}
+
 /* --- what the client objects report ---------------------------------------------------------- */
+
+static unsigned inflight(const struct link *l)
+{
+	return l->callbacks.inflight(l->userdata) + (l->birth_mid != 0) + (l->will_mid != 0);
+}
 
 /*
  * Without a session the broker has forgotten exchanges that the library goes on with: a QoS 2
@@ -55,57 +140,96 @@ static bool on_session(void *userdata, bool present)
 {
 	struct link *l = userdata;
 
-	if (!present && l->callbacks.inflight(l->userdata) > 0)
+	if (!present && inflight(l) > 0)
 		l->must_purge = true;
 	return !l->must_purge;
 }
 
-static void on_connected(void *userdata, unsigned receive_maximum)
+/* The address being tried. */
+static const char *address(const struct link *l)
+{
+	return l->addresses.addresses[(l->memory->address + l->tried) % l->addresses.n];
+}
+
+static void settle(struct link *l)
+{
+	l->memory->settled = true;
+	l->memory->address += l->tried;
+	l->tried = 0;
+}
+
+static void on_connected(void *userdata, const struct mqtt_limits *limits)
 {
 	struct link *l = userdata;
+	uint8_t max_qos = limits->max_qos;
 
-	l->v5_settled = true;
+	settle(l);
 	if (l->must_purge) {
 		log_notice("%s: broker has no session any more, with %u messages in flight; they "
 			   "are sent again",
-			l->name, l->callbacks.inflight(l->userdata));
+			l->name, inflight(l));
 		l->callbacks.step_done(l->userdata);
 		connect_next(l);
 		return;
 	}
 	l->step = STEP_NONE;
-	l->callbacks.connected(l->userdata, receive_maximum);
+	l->retain_dropped = false;
+	if (l->memory->no_qos2 && max_qos > 1)
+		max_qos = 1;
+	if (max_qos < 2 && max_qos != l->limits.max_qos)
+		log_notice("%s: broker takes no QoS above %u; messages of a higher one are sent "
+			   "with that",
+			l->name, max_qos);
+	l->limits = *limits;
+	l->limits.max_qos = max_qos;
+	publish_presence(l, &l->config->mqtt.birth, "birth", &l->birth_mid);
+	l->callbacks.connected(l->userdata, limits->receive_maximum, max_qos);
 }
 
 static bool try_next_address(struct link *l, const struct mqtt_failure *f)
 {
-	if (l->step == STEP_NONE || f->phase != MQTT_PHASE_TCP || l->address + 1 >= l->addresses.n)
+	if (l->step == STEP_NONE || f->phase != MQTT_PHASE_TCP || l->tried + 1 >= l->addresses.n)
 		return false;
-	log_debug("%s: %s: %s; trying the next address", l->name,
-		l->addresses.addresses[l->address], f->failure.text);
-	l->address++;
+	log_debug("%s: %s: %s; trying the next address", l->name, address(l), f->failure.text);
+	l->tried++;
 	connect_next(l);
 	return true;
 }
 
-/* version = "auto": the other one, next time, until one has worked. */
-static void consider_version(struct link *l, const struct mqtt_failure *f)
+/*
+ * version = "auto": 5 first, and 3.1.1 at once for a broker that refuses it or hangs up; unless one
+ * of them has worked before.
+ */
+static bool try_other_version(struct link *l, const struct mqtt_failure *f)
 {
-	if (!f->try_other_version || l->v5_settled || l->config->mqtt.version != CONFIG_MQTT_AUTO)
-		return;
-	l->v5 = !l->v5;
-	l->session = mqtt_free(l->session);
-	log_info("%s: next attempt with MQTT %s", l->name, l->v5 ? "5" : "3.1.1");
+	struct mqtt **client = l->step == STEP_PURGE ? &l->purge : &l->session;
+
+	if (l->step == STEP_NONE || !f->try_other_version || l->memory->settled ||
+		l->config->mqtt.version != CONFIG_MQTT_AUTO)
+		return false;
+	l->memory->v311 = !l->memory->v311;
+	*client = mqtt_free(*client);
+	if (!l->memory->v311)
+		return false; /* both were tried: 5 again next time */
+	log_info("%s: %s; trying MQTT 3.1.1", l->name, f->failure.text);
+	connect_next(l);
+	return true;
 }
 
 static void on_failed(void *userdata, const struct mqtt_failure *f)
 {
+	struct failure failure = f->failure;
 	struct link *l = userdata;
 
-	if (try_next_address(l, f))
+	if (try_next_address(l, f) || try_other_version(l, f))
 		return;
-	consider_version(l, f);
-	l->callbacks.failed(l->userdata, &f->failure);
+	if (f->no_qos2 && !l->memory->no_qos2) {
+		/* Not a fault to set the broker aside for: we know how to deal with it. */
+		failure.class = FAILURE_HEARTBEAT;
+		l->memory->no_qos2 = true;
+		l->must_purge = true;
+	}
+	l->callbacks.failed(l->userdata, &failure, f->by_peer && !f->no_qos2);
 }
 
 static void on_closed(void *userdata)
@@ -119,8 +243,16 @@ static void on_published(void *userdata, uint16_t mid, unsigned reason)
 {
 	struct link *l = userdata;
 
-	if (!l->must_purge)
-		l->callbacks.published(l->userdata, mid, reason);
+	if (l->must_purge)
+		return;
+	if (is_own(l, mid)) {
+		if (reason >= 0x80)
+			log_warning("%s: broker refused mqtt.birth or mqtt.will with reason code "
+				    "0x%02x",
+				l->name, reason);
+		return;
+	}
+	l->callbacks.published(l->userdata, mid, reason);
 }
 
 static void on_progress(void *userdata)
@@ -130,6 +262,13 @@ static void on_progress(void *userdata)
 	l->callbacks.progress(l->userdata);
 }
 
+static void on_alive(void *userdata)
+{
+	struct link *l = userdata;
+
+	l->callbacks.alive(l->userdata);
+}
+
 static const struct mqtt_callbacks session_callbacks = {
 	.session = on_session,
 	.connected = on_connected,
@@ -137,15 +276,17 @@ static const struct mqtt_callbacks session_callbacks = {
 	.closed = on_closed,
 	.published = on_published,
 	.progress = on_progress,
+	.alive = on_alive,
 };
 
-static void on_purge_connected(void *userdata, unsigned receive_maximum)
+static void on_purge_connected(void *userdata, const struct mqtt_limits *limits)
 {
 	struct link *l = userdata;
 
-	(void)receive_maximum;
-	l->v5_settled = true;
-	mqtt_disconnect(l->purge);
+	settle(l);
+	mqtt_disconnect(l->purge, false);
+	if (l->probe)
+		l->callbacks.connected(l->userdata, limits->receive_maximum, limits->max_qos);
 }
 
 static void on_purge_closed(void *userdata)
@@ -153,6 +294,11 @@ static void on_purge_closed(void *userdata)
 	struct link *l = userdata;
 
 	l->purge = mqtt_free(l->purge);
+	if (l->probe) {
+		l->step = STEP_NONE;
+		l->callbacks.closed(l->userdata);
+		return;
+	}
 	l->must_purge = false;
 	l->callbacks.step_done(l->userdata);
 	connect_next(l);
@@ -171,22 +317,50 @@ static void fail(struct link *l, enum failure_class class, const char *what, con
 	struct failure f;
 
 	failure_set(&f, class, "%s: %s", what, why);
-	l->callbacks.failed(l->userdata, &f);
+	l->callbacks.failed(l->userdata, &f, false);
 }
 
 static int make_client(struct link *l, struct mqtt **ret)
 {
+	const struct config_tls *t = &l->broker->tls;
+	const struct mqtt_tls tls = {
+		.ca_file = t->ca_file,
+		.ca_path = t->ca_path,
+		.cert_file = t->cert_file,
+		.key_file = t->key_file,
+		.alpn = t->alpn,
+		.insecure = t->insecure,
+	};
+	const struct config_presence *w = &l->config->mqtt.will;
+	const struct mqtt_will will = {
+		.topic = w->topic,
+		.payload = w->payload,
+		.qos = w->qos,
+		.retain = w->retain,
+	};
 	const struct mqtt_params params = {
-		.client_id = l->config->mqtt.client_id,
+		.client_id = l->client_id,
 		.username = l->broker->username,
 		.password = l->broker->password,
-		.keepalive = l->config->mqtt.keepalive,
-		.v5 = l->v5,
-		.clean_session = l->must_purge,
+		.tls = t->enabled ? &tls : NULL,
+		.will = has_will(l) && !l->must_purge ? &will : NULL,
+		.keepalive = l->keepalive,
+		.ping_timeout_usec = l->config->mqtt.ack_timeout_usec,
+		.v5 = !l->memory->v311,
+		.clean_session = l->must_purge || l->config->mqtt.clean_session,
 	};
 
 	return mqtt_new(
 		ret, l->event, &params, l->must_purge ? &purge_callbacks : &session_callbacks, l);
+}
+
+/* The client object's memory of the session goes with the session. */
+static void drop_session(struct link *l)
+{
+	l->session = mqtt_free(l->session);
+	l->birth_mid = l->will_mid = 0;
+	if (!l->probe)
+		l->callbacks.session_lost(l->userdata);
 }
 
 /* Steps 3 and 4. */
@@ -196,18 +370,15 @@ static void connect_next(struct link *l)
 	int r = 0;
 
 	l->step = l->must_purge ? STEP_PURGE : STEP_SESSION;
-	if (l->must_purge) {
-		/* The client object's memory of the session goes with the session. */
-		l->session = mqtt_free(l->session);
-		l->callbacks.session_lost(l->userdata);
-	}
+	if (l->must_purge)
+		drop_session(l);
 	if (!*client)
 		r = make_client(l, client);
 	if (r < 0) {
 		fail(l, FAILURE_TIMEOUT, "cannot make an MQTT client", strerrordesc_np(-r));
 		return;
 	}
-	mqtt_connect(*client, l->addresses.addresses[l->address], l->broker->port);
+	mqtt_connect(*client, l->broker->host, address(l), l->broker->port, l->keepalive);
 }
 
 static void on_resolved(void *userdata, const struct resolver_result *result)
@@ -219,8 +390,8 @@ static void on_resolved(void *userdata, const struct resolver_result *result)
 		return;
 	}
 	l->addresses = *result;
-	l->address = 0;
-	if (l->noted) {
+	l->tried = 0;
+	if (l->noted || l->probe || l->config->mqtt.clean_session) {
 		connect_next(l);
 		return;
 	}
@@ -231,10 +402,16 @@ static void on_resolved(void *userdata, const struct resolver_result *result)
 	l->note_pending = true;
 }
 
-void link_begin(struct link *l)
+void link_begin(struct link *l, bool sign_of_life)
 {
+	uint16_t keepalive = l->config->mqtt.keepalive;
 	int r;
 
+	if (l->config->mqtt.clean_session && !l->probe)
+		drop_session(l);
+	if (sign_of_life && (keepalive == 0 || keepalive > SIGN_OF_LIFE_KEEPALIVE))
+		keepalive = SIGN_OF_LIFE_KEEPALIVE;
+	l->keepalive = keepalive;
 	l->step = STEP_RESOLVE;
 	r = resolver_lookup(l->resolver, l->broker->host);
 	if (r < 0)
@@ -253,26 +430,52 @@ void link_noted(struct link *l)
 
 void link_abort(struct link *l)
 {
+	/* Whatever this address did, perhaps nothing at all: another one may do better. */
+	if (l->step == STEP_PURGE || l->step == STEP_SESSION)
+		l->memory->address += l->tried + 1;
 	l->step = STEP_NONE;
+	forget_presence(l);
 	resolver_cancel(l->resolver);
 	l->purge = mqtt_free(l->purge);
 	if (l->session)
 		mqtt_abort(l->session);
 }
 
+void link_give_up_session(struct link *l)
+{
+	l->must_purge = true;
+}
+
 void link_disconnect(struct link *l)
 {
-	mqtt_disconnect(l->session);
+	mqtt_disconnect(l->session, has_will(l) && !l->memory->v311);
 }
 
 bool link_is_up(const struct link *l)
 {
-	return mqtt_is_up(l->session);
+	return l && mqtt_is_up(l->session);
 }
 
 bool link_is_clean(const struct link *l)
 {
-	return l->noted && !l->must_purge && l->callbacks.inflight(l->userdata) == 0;
+	return l->noted && !l->must_purge && !l->config->mqtt.clean_session && inflight(l) == 0;
+}
+
+static bool is_loopback(const char *address)
+{
+	return strncmp(address, "127.", 4) == 0 || streq(address, "::1");
+}
+
+bool link_is_local_host(const char *host)
+{
+	return streq(host, "localhost") || is_loopback(host);
+}
+
+bool link_is_local(const struct link *l)
+{
+	if (link_is_local_host(l->broker->host))
+		return true;
+	return l->addresses.n > 0 && is_loopback(l->addresses.addresses[0]);
 }
 
 const char *link_waits_for(const struct link *l)
@@ -284,14 +487,87 @@ const char *link_waits_for(const struct link *l)
 	}
 }
 
-int link_publish(struct link *l, const struct message *m, int *ret_mid, const char **ret_text)
+void link_get_progress(const struct link *l, struct mqtt_progress *ret)
 {
-	return mqtt_publish(l->session, m, ret_mid, ret_text);
+	*ret = (struct mqtt_progress){ 0 };
+	if (l->session)
+		mqtt_get_progress(l->session, ret);
 }
 
-int link_new(struct link **ret, sd_event *event, const struct config *config, const char *name,
-	const char *note, const struct link_callbacks *callbacks, void *userdata)
+/* --- publishing ------------------------------------------------------------------------------ */
+
+/* The topic with its prefix, valid until the next call, or NULL. */
+static const char *prefixed(struct link *l, const struct message *m)
 {
+	size_t size = l->prefix_len + m->topic_len + 1;
+	char *topic;
+
+	if (l->prefix_len == 0)
+		return m->topic;
+	if (size > l->topic_size) {
+		topic = realloc(l->topic, size);
+		if (!topic)
+			return NULL;
+		l->topic = topic;
+		l->topic_size = size;
+		memcpy(topic, l->config->mqtt.topic_prefix, l->prefix_len);
+	}
+	memcpy(l->topic + l->prefix_len, m->topic, m->topic_len + 1);
+	return l->topic;
+}
+
+int link_publish(struct link *l, const struct message *m, int *ret_mid, const char **ret_text)
+{
+	const struct mqtt_extras extras = {
+		.gateway_id = l->config->mqtt.provenance ? l->config->gateway.id : NULL,
+		.queue_uuid = l->queue_uuid,
+	};
+	struct message full = *m;
+
+	full.topic_len += l->prefix_len;
+	if (full.topic_len > UINT16_MAX) {
+		*ret_text = "topic is longer than 65535 bytes with mqtt.topic_prefix";
+		return -EINVAL;
+	}
+	full.topic = prefixed(l, m);
+	if (!full.topic)
+		return -ENOMEM;
+	if (full.retain && !l->limits.retain_available) {
+		full.retain = false;
+		if (!l->retain_dropped)
+			log_notice("%s: broker keeps no retained messages; they are sent without "
+				   "the flag",
+				l->name);
+		l->retain_dropped = true;
+	}
+	return mqtt_publish(l->session, &full, &extras, ret_mid, ret_text);
+}
+
+/* --- the object ------------------------------------------------------------------------------ */
+
+static int copy_params(struct link *l, const struct link_params *params)
+{
+	int r;
+
+	r = config_brokers_copy(&l->broker, params->broker, 1);
+	if (r < 0)
+		return r;
+	l->name = strdup(params->name);
+	l->queue_uuid = strdup(params->queue_uuid);
+	if (!l->name || !l->queue_uuid)
+		return -ENOMEM;
+	if (asprintf(&l->client_id, "%s%s", params->config->mqtt.client_id,
+		    params->probe ? "-probe" : "") < 0) {
+		l->client_id = NULL;
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+int link_new(struct link **ret, sd_event *event, const struct link_params *params,
+	const struct link_callbacks *callbacks, void *userdata)
+{
+	const char *note = params->note;
 	struct link *l;
 	int r;
 
@@ -299,16 +575,23 @@ int link_new(struct link **ret, sd_event *event, const struct config *config, co
 	if (!l)
 		return -ENOMEM;
 	l->event = sd_event_ref(event);
-	l->config = config;
-	l->broker = &config->brokers[0];
-	l->name = name;
+	l->config = params->config;
+	l->memory = params->memory;
+	l->probe = params->probe;
 	l->callbacks = *callbacks;
 	l->userdata = userdata;
-	l->v5 = config->mqtt.version != CONFIG_MQTT_311;
+	l->limits.max_qos = 2;
+	l->prefix_len = strlen(l->config->mqtt.topic_prefix);
+	if (!l->memory->settled && l->config->mqtt.version != CONFIG_MQTT_AUTO)
+		l->memory->v311 = l->config->mqtt.version == CONFIG_MQTT_311;
 	l->noted = note && streq(note, LINK_NOTE_UNCLEAN);
-	/* What an earlier process left there is nothing only if it said so. */
-	l->must_purge = !note || !streq(note, LINK_NOTE_CLEAN);
-	r = resolver_new(&l->resolver, event, on_resolved, l);
+	/* What an earlier process or visit left there is nothing only if it said so. A connection
+	 * without a session ends whatever there is by itself. */
+	l->must_purge = l->probe ||
+		(!l->config->mqtt.clean_session && (!note || !streq(note, LINK_NOTE_CLEAN)));
+	r = copy_params(l, params);
+	if (r >= 0)
+		r = resolver_new(&l->resolver, event, on_resolved, l);
 	if (r < 0) {
 		link_free(l);
 		return r;
@@ -324,6 +607,11 @@ struct link *link_free(struct link *l)
 	l->purge = mqtt_free(l->purge);
 	l->session = mqtt_free(l->session);
 	l->resolver = resolver_free(l->resolver);
+	config_brokers_free(l->broker, 1);
+	free(l->name);
+	free(l->client_id);
+	free(l->queue_uuid);
+	free(l->topic);
 	sd_event_unref(l->event);
 	free(l);
 	return NULL;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The link to one broker: the steps of an attempt to connect, and the session that comes of it. For
- * the uplink thread.
+ * the uplink thread. It lives as long as the uplink stays with that broker.
  *
  * An attempt goes through these steps; who asked for it keeps the deadline:
  *   1. resolve the broker's name;
@@ -9,6 +9,7 @@
  *   3. if its session may hold remains of an earlier process or client object, end that session
  *      with one clean-session connect;
  *   4. connect with the session.
+ * With mqtt.clean_session there is nothing to note or to end.
  *
  * Why step 3: libmosquitto's packet identifiers start again at 1 with each client object. A new
  * message on an identifier that an old QoS 2 exchange still holds in the broker's session would be
@@ -21,21 +22,37 @@
 #include "config.h"
 #include "failure.h"
 #include "message.h"
+#include "mqtt.h"
 #include "util.h"
 
 struct link;
 
+/* What was learnt about a broker, for as long as the process lives. */
+struct link_memory {
+	bool settled; /* a connection has stood with the version in `v311` */
+	bool v311; /* MQTT 3.1.1, not 5 */
+	bool no_qos2; /* answers QoS 2 with less */
+	unsigned address; /* with which of its addresses to begin, modulo their number */
+};
+
+struct link_params {
+	const struct config *config; /* borrowed */
+	const struct config_broker *broker; /* copied */
+	const char *name; /* HOST:PORT; copied */
+	const char *queue_uuid; /* copied */
+	const char *note; /* what `meta` says of its session: NULL for nothing */
+	struct link_memory *memory; /* borrowed */
+	/* Only see whether the broker takes us, with a client id of its own that takes nobody over;
+	 * `connected` comes, then `closed`. */
+	bool probe;
+};
+
 struct link_callbacks {
-	/* Have the broker noted as unclean, durably, then call link_noted(). */
+	/* Have the broker noted as unclean, durably, then call link_noted(). NULL for a probe, as
+	 * all below up to `published`. */
 	void (*note)(void *userdata);
 	/* A step is done that may have taken long for good reasons: the deadline starts over. */
 	void (*step_done)(void *userdata);
-	/* The session stands. */
-	void (*connected)(void *userdata, unsigned receive_maximum);
-	/* The attempt or the connection is over. */
-	void (*failed)(void *userdata, const struct failure *failure);
-	/* Closed after link_disconnect(). */
-	void (*closed)(void *userdata);
 	/* QoS 1 and 2 messages that the session may hold. Comes from inside the library. */
 	unsigned (*inflight)(void *userdata);
 	/* The client object and its session are given up, and with them all that was in flight. */
@@ -43,14 +60,19 @@ struct link_callbacks {
 	/* As in mqtt.h; `published` comes from inside the library. */
 	void (*published)(void *userdata, uint16_t mid, unsigned reason);
 	void (*progress)(void *userdata);
+	void (*alive)(void *userdata);
+
+	/* The session stands. `max_qos`: the broker's. */
+	void (*connected)(void *userdata, unsigned receive_maximum, uint8_t max_qos);
+	/* The attempt or the connection is over. `closed`: by the peer's will. */
+	void (*failed)(void *userdata, const struct failure *failure, bool closed);
+	/* Closed after link_disconnect(). */
+	void (*closed)(void *userdata);
 };
 
-/*
- * `name` is what logs call the broker. `note` is what `meta` says of its session: NULL for nothing.
- * Borrows `config` and `name`. 0 or -errno.
- */
-int link_new(struct link **ret, sd_event *event, const struct config *config, const char *name,
-	const char *note, const struct link_callbacks *callbacks, void *userdata) _must_check_;
+/* 0 or -errno. */
+int link_new(struct link **ret, sd_event *event, const struct link_params *params,
+	const struct link_callbacks *callbacks, void *userdata) _must_check_;
 /* Takes NULL, returns NULL. */
 struct link *link_free(struct link *l);
 
@@ -58,21 +80,36 @@ struct link *link_free(struct link *l);
 #define LINK_NOTE_CLEAN	  "clean"
 #define LINK_NOTE_UNCLEAN "unclean"
 
-void link_begin(struct link *l);
+/* `sign_of_life`: the broker shall be asked for one as soon as it is idle, see
+ * mqtt_callbacks.alive.
+ */
+void link_begin(struct link *l, bool sign_of_life);
 /* The note asked for is on disk. */
 void link_noted(struct link *l);
 /* Drops the attempt or the connection, without a callback. */
 void link_abort(struct link *l);
-/* Sends DISCONNECT and closes. */
+/* The next connection begins without what is in flight now. */
+void link_give_up_session(struct link *l);
+/* With a will and MQTT 3.1.1: publishes its payload, as the last message of all. */
+void link_farewell(struct link *l);
+/* Sends DISCONNECT and closes; with a will and MQTT 5, the broker publishes it. */
 void link_disconnect(struct link *l);
 
+/* False for NULL. */
 bool link_is_up(const struct link *l);
+/* Whether messages of the link's own, birth and will, are still to be acknowledged. */
+bool link_is_busy(const struct link *l);
 /* Whether the broker's session holds nothing of ours, so that it may be noted as clean. Given that
  * it was noted as unclean before; false if it was not. */
 bool link_is_clean(const struct link *l);
+/* Whether the broker is on this machine, as far as its name or the last look-up tells. */
+bool link_is_local(const struct link *l);
+/* The same, by what the configuration calls it. */
+bool link_is_local_host(const char *host);
 /* What the attempt under way waits for. Static text. */
 const char *link_waits_for(const struct link *l);
+void link_get_progress(const struct link *l, struct mqtt_progress *ret);
 
-/* As mqtt_publish(). */
+/* As mqtt_publish(), with topic_prefix and provenance. */
 int link_publish(
 	struct link *l, const struct message *m, int *ret_mid, const char **ret_text) _must_check_;

@@ -66,6 +66,24 @@ static int parse_arguments(int argc, char **argv, const char **ret_path, enum mo
 	return -1;
 }
 
+/*
+ * The file that discovery.file names, when it is there. Only --check-config looks: a start must not
+ * depend on a file that is rendered anew while we run.
+ */
+static int check_discovery_file(const struct config *config)
+{
+	struct config_broker *brokers;
+	size_t n;
+	int r;
+
+	if (!*config->discovery.file || access(config->discovery.file, F_OK) < 0)
+		return 0;
+	r = config_load_brokers(&brokers, &n, config->discovery.file, false, stderr);
+	if (r == 0)
+		config_brokers_free(brokers, n);
+	return r;
+}
+
 static int run(const char *path, enum mode mode)
 {
 	struct config *config = NULL;
@@ -76,6 +94,10 @@ static int run(const char *path, enum mode mode)
 		return r == -EINVAL ? EX_CONFIG : EXIT_FAILURE;
 	if (mode == MODE_PRINT) {
 		r = config_print(config, stdout);
+	} else if (mode == MODE_CHECK) {
+		r = check_discovery_file(config);
+		config_free(config);
+		return r == -EINVAL ? EX_CONFIG : r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 	} else if (mode == MODE_RUN) {
 		log_set_level(config->log.level);
 		r = gateway_run(config);

@@ -58,6 +58,15 @@ static inline uint64_t now_usec(void)
 	return (uint64_t)ts.tv_sec * USEC_PER_SEC + (uint64_t)ts.tv_nsec / 1000;
 }
 
+/* Microseconds of CLOCK_BOOTTIME, which goes on through a suspend: for waits between attempts. */
+static inline uint64_t now_boot_usec(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_BOOTTIME, &ts);
+	return (uint64_t)ts.tv_sec * USEC_PER_SEC + (uint64_t)ts.tv_nsec / 1000;
+}
+
 /* Milliseconds since the epoch, UTC: for a message's timestamp. */
 static inline int64_t now_epoch_msec(void)
 {

@@ -11,22 +11,27 @@ set -euo pipefail
 rooms='
 main:         gateway config log util
 gateway:      ingest listener queue uplink mailbox config log message util
-uplink:       link drain supervisor mqtt mailbox queue_reader failure config log message util
+uplink:       link drain supervisor stall mqtt discovery netwatch mailbox queue_reader failure config log message util
 link:         mqtt resolver failure config log message util
+discovery:    resolver config log util
+netwatch:     log util
 ingest:       frame_json buffer log message util
 listener:     log util
-drain:        mailbox queue_reader window log message util
+drain:        mailbox queue_reader window trial failure log message util
 mqtt:         failure log message util
 queue:        queue_sql log message util
 queue_reader: queue_sql log message util
 queue_sql:    log util
 resolver:     log util
 mailbox:      log util
-supervisor:   failure backoff util
-config:       backoff utf8 log util
+supervisor:   brokers failure backoff util
+config:       topic backoff utf8 log util
+brokers:      failure util
+trial:        util
 frame_json:   json_text topic base64 message buffer util
 json_text:    util
 window:       util
+stall:        util
 failure:      util
 backoff:      util
 base64:       util
@@ -43,18 +48,26 @@ libraries='
 sqlite3.h:            queue queue_reader queue_sql
 mosquitto.h:          mqtt
 mqtt_protocol.h:      mqtt
+openssl/err.h:        mqtt
+openssl/ssl.h:        mqtt
+openssl/x509v3.h:     mqtt
 libconfig.h:          config
 jansson.h:            frame_json
 netdb.h:              resolver
+resolv.h:             resolver
+arpa/nameser.h:       resolver
+libmnl/libmnl.h:      netwatch
+linux/rtnetlink.h:    netwatch
+sys/inotify.h:        discovery
 systemd/sd-journal.h: log
 systemd/sd-daemon.h:  gateway listener
-systemd/sd-event.h:   gateway ingest uplink link mqtt resolver
+systemd/sd-event.h:   gateway ingest uplink link mqtt resolver discovery netwatch
 '
 
 # Files that are made by the build, and the rooms that may include them.
 made='
 sql-001.inc:    queue_sql
-config-build.h: main
+config-build.h: main netwatch
 '
 
 # entry TABLE NAME: the right side of NAME's line, between blanks; status 1 if there is none.

@@ -15,8 +15,10 @@ static const struct {
 } suites[] = {
 	{ "backoff", check_backoff },
 	{ "base64", check_base64 },
+	{ "brokers", check_brokers },
 	{ "buffer", check_buffer },
 	{ "config", check_config },
+	{ "discovery", check_discovery },
 	{ "drain", check_drain },
 	{ "failure", check_failure },
 	{ "frame_json", check_frame_json },
@@ -24,10 +26,15 @@ static const struct {
 	{ "listener", check_listener },
 	{ "log", check_log },
 	{ "mailbox", check_mailbox },
+	{ "mqtt", check_mqtt },
+	{ "netwatch", check_netwatch },
+	{ "outages", check_outages },
 	{ "queue", check_queue },
 	{ "resolver", check_resolver },
+	{ "stall", check_stall },
 	{ "supervisor", check_supervisor },
 	{ "topic", check_topic },
+	{ "trial", check_trial },
 	{ "window", check_window },
 };
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The unit tests, one suite a room: check_ROOM.c tests src/ROOM.c. Knows the rooms' names only.
+ * The unit tests, one suite a room: check_ROOM.c tests src/ROOM.c; outages: several
+ * together, for weeks. Knows the rooms' names only.
  */
 #pragma once
 
@@ -8,8 +9,10 @@
 
 Suite *check_backoff(void);
 Suite *check_base64(void);
+Suite *check_brokers(void);
 Suite *check_buffer(void);
 Suite *check_config(void);
+Suite *check_discovery(void);
 Suite *check_drain(void);
 Suite *check_failure(void);
 Suite *check_frame_json(void);
@@ -17,8 +20,13 @@ Suite *check_ingest(void);
 Suite *check_listener(void);
 Suite *check_log(void);
 Suite *check_mailbox(void);
+Suite *check_mqtt(void);
+Suite *check_netwatch(void);
+Suite *check_outages(void);
 Suite *check_queue(void);
 Suite *check_resolver(void);
+Suite *check_stall(void);
 Suite *check_supervisor(void);
 Suite *check_topic(void);
+Suite *check_trial(void);
 Suite *check_window(void);

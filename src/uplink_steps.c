@@ -1,0 +1,584 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Carries out what the supervisor decides: attempts, probes, leaving; and tells it what the links
+ * report.
+ *
+ * When the process stops in order with nothing in flight, the broker is noted as clean, so that the
+ * next process may go on with its session.
+ *
+ * Invariant: apply() is the only place where a supervisor's decision is carried out.
+ */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "log.h"
+#include "uplink_internal.h"
+
+/* A broker may forbid PINGREQ (MQTT 5, 3.2.2.3.14: Server Keep Alive 0) or ask for few. A
+ * connection that stood so long without the suspect lives, too. */
+#define SIGN_OF_LIFE_USEC (60 * USEC_PER_SEC)
+
+/* --- telling --------------------------------------------------------------------------------- */
+
+void uplink_post_status(struct uplink *u)
+{
+	struct mailbox_status status = { .inflight = drain_inflight(u->drain) };
+
+	snprintf(status.state, sizeof(status.state), "%s",
+		supervisor_state_to_string(u->supervisor.state));
+	snprintf(status.broker, sizeof(status.broker), "%s", u->broker_name);
+	snprintf(status.cause, sizeof(status.cause), "%s", u->cause);
+	mailbox_post_status(u->mailbox, &status);
+}
+
+void uplink_set_cause(struct uplink *u, const char *format, ...)
+{
+	va_list ap;
+
+	va_start(ap, format);
+	vsnprintf(u->cause, sizeof(u->cause), format, ap);
+	va_end(ap);
+}
+
+/* What a failure leads to: "; next attempt in 1.5 s". */
+static void describe_plan(
+	const struct uplink *u, const struct supervisor_step *step, char *buf, size_t size)
+{
+	const struct supervisor *s = &u->supervisor;
+	double wait = (double)step->wait_usec / (double)USEC_PER_SEC;
+	const char *next = brokers_name(&s->brokers, s->next);
+
+	*buf = '\0';
+	switch (step->plan) {
+	case SUPERVISOR_PLAN_NONE: break;
+	case SUPERVISOR_PLAN_SAME: snprintf(buf, size, "; next attempt in %.1f s", wait); break;
+	case SUPERVISOR_PLAN_NEXT:
+		if (step->wait_usec)
+			snprintf(buf, size, "; next attempt in %.1f s, with %s", wait, next);
+		else
+			snprintf(buf, size, "; next attempt now, with %s", next);
+		break;
+	case SUPERVISOR_PLAN_ROUND:
+		snprintf(buf, size, "; %snext attempt in %.1f s",
+			s->brokers.n > 1 ? "every broker was tried; " : "", wait);
+		break;
+	case SUPERVISOR_PLAN_ASIDE:
+		snprintf(buf, size, "; set aside; next attempt in %.1f s", wait);
+		break;
+	case SUPERVISOR_PLAN_NETWORK:
+		snprintf(buf, size,
+			"; there is no network: next attempt once there is, or in %.1f s", wait);
+		break;
+	}
+}
+
+static void log_step(struct uplink *u, const struct supervisor_step *step,
+	enum supervisor_event event, enum failure_class class)
+{
+	bool failed = event == SUPERVISOR_FAILURE || step->deadline;
+	const struct log_field fields[] = {
+		{ "MQTTGW_STATE", supervisor_state_to_string(step->to) },
+		{ "MQTTGW_OLD_STATE", supervisor_state_to_string(step->from) },
+		{ "MQTTGW_BROKER", u->broker_name },
+		{ "MQTTGW_CLASS", failure_class_to_string(class) },
+		{ "MQTTGW_ALERT", step->alert ? "1" : "0" },
+		{ NULL, NULL },
+	};
+	int priority = step->to == SUPERVISOR_CONNECTED	      ? LOG_NOTICE
+		: step->to == SUPERVISOR_ERROR || step->alert ? LOG_ERR
+		: failed				      ? LOG_WARNING
+							      : LOG_INFO;
+	const char *advice = failed ? failure_advice(class) : NULL;
+	const char *broker = u->broker_name[0] ? u->broker_name : "no broker";
+	char plan[400];
+
+	describe_plan(u, step, plan, sizeof(plan));
+	if (failed)
+		log_write(priority, fields, "%s: %s -> %s: %s (%s)%s%s%s", broker,
+			supervisor_state_to_string(step->from),
+			supervisor_state_to_string(step->to), u->cause,
+			failure_class_to_string(class), plan, advice ? "; " : "",
+			advice ? advice : "");
+	else
+		log_write(priority, fields, "%s: %s -> %s%s", broker,
+			supervisor_state_to_string(step->from),
+			supervisor_state_to_string(step->to), plan);
+}
+
+/* --- notes in meta --------------------------------------------------------------------------- */
+
+static void post_note(struct uplink *u, const char *value)
+{
+	u->note_wanted = u->note_pending && !streq(u->noting_key, u->meta_key);
+	if (u->note_pending)
+		return;
+	u->note_pending = true;
+	snprintf(u->noting_key, sizeof(u->noting_key), "%s", u->meta_key);
+	mailbox_post_meta(u->mailbox, u->meta_key, value);
+}
+
+static void end(struct uplink *u)
+{
+	/* Everything the broker's session could hold of ours is acknowledged: the next process may
+	 * go on with that session. */
+	if (u->link && link_is_clean(u->link) && !u->noting_last && !u->note_pending && !u->hurry) {
+		u->noting_last = true;
+		post_note(u, LINK_NOTE_CLEAN);
+		return; /* uplink_noted() goes on */
+	}
+	uplink_post_status(u);
+	sd_event_exit(u->event, 0);
+}
+
+void uplink_noted(struct uplink *u)
+{
+	u->note_pending = false;
+	if (u->noting_last) {
+		end(u);
+	} else if (u->note_wanted) {
+		post_note(u, LINK_NOTE_UNCLEAN);
+	} else if (u->link && streq(u->noting_key, u->meta_key)) {
+		link_noted(u->link);
+	}
+}
+
+/* --- what the link reports -------------------------------------------------------------------- */
+
+static void on_note(void *userdata)
+{
+	post_note(userdata, LINK_NOTE_UNCLEAN);
+}
+
+static void on_step_done(void *userdata)
+{
+	uplink_handle(userdata, SUPERVISOR_PROGRESS, FAILURE_NONE);
+}
+
+static void on_connected(void *userdata, unsigned receive_maximum, uint8_t max_qos)
+{
+	struct uplink *u = userdata;
+
+	drain_connected(u->drain, receive_maximum, max_qos);
+	if (!u->held)
+		uplink_set_cause(u, "%s", "");
+	if (drain_wants_sign_of_life(u->drain))
+		uplink_arm(u->hold_timer, now_usec() + SIGN_OF_LIFE_USEC);
+	uplink_handle(u, SUPERVISOR_CONNACK, FAILURE_NONE);
+	uplink_drain_turn(u);
+}
+
+static void on_failed(void *userdata, const struct failure *f, bool closed)
+{
+	struct uplink *u = userdata;
+
+	u->lost_by_peer = closed;
+	uplink_set_cause(u, "%s", f->text);
+	uplink_handle(u, SUPERVISOR_FAILURE, f->class);
+}
+
+static void on_closed(void *userdata)
+{
+	uplink_handle(userdata, SUPERVISOR_CLOSED, FAILURE_NONE);
+}
+
+static unsigned on_inflight(void *userdata)
+{
+	struct uplink *u = userdata;
+
+	return drain_inflight_session(u->drain);
+}
+
+static void on_session_lost(void *userdata)
+{
+	struct uplink *u = userdata;
+
+	drain_session_lost(u->drain);
+}
+
+static void on_published(void *userdata, uint16_t mid, unsigned reason)
+{
+	uplink_published(userdata, mid, reason);
+}
+
+static void on_progress(void *userdata)
+{
+	uplink_drain_turn(userdata);
+}
+
+static void on_alive(void *userdata)
+{
+	struct uplink *u = userdata;
+
+	drain_alive(u->drain);
+	uplink_drain_turn(u);
+}
+
+static const struct link_callbacks link_callbacks = {
+	.note = on_note,
+	.step_done = on_step_done,
+	.connected = on_connected,
+	.failed = on_failed,
+	.closed = on_closed,
+	.inflight = on_inflight,
+	.session_lost = on_session_lost,
+	.published = on_published,
+	.progress = on_progress,
+	.alive = on_alive,
+};
+
+/* --- the probe ------------------------------------------------------------------------------- */
+
+static void on_probe_connected(void *userdata, unsigned receive_maximum, uint8_t max_qos)
+{
+	struct uplink *u = userdata;
+
+	(void)receive_maximum;
+	(void)max_qos;
+	if (u->supervisor.probing != BROKERS_NONE)
+		u->known[u->supervisor.probing].memory.address = u->probe_memory.address;
+	log_notice("%s: answers again; leaving %s for it",
+		brokers_name(&u->supervisor.brokers, u->supervisor.probing), u->broker_name);
+	uplink_handle(u, SUPERVISOR_PROBE_UP, FAILURE_NONE);
+}
+
+static void on_probe_failed(void *userdata, const struct failure *f, bool closed)
+{
+	struct uplink *u = userdata;
+	const struct failure_policy *policy = failure_policy(f->class);
+	const char *name = brokers_name(&u->supervisor.brokers, u->supervisor.probing);
+
+	(void)closed;
+	if (policy->alert)
+		log_error("%s: probe failed: %s (%s); staying with %s; %s", name, f->text,
+			failure_class_to_string(f->class), u->broker_name,
+			failure_advice(f->class));
+	else
+		log_debug("%s: probe failed: %s (%s); staying with %s", name, f->text,
+			failure_class_to_string(f->class), u->broker_name);
+	uplink_handle(u, SUPERVISOR_PROBE_FAILED, f->class);
+}
+
+static void on_probe_closed(void *userdata)
+{
+	(void)userdata; /* what matters was its CONNACK */
+}
+
+static const struct link_callbacks probe_callbacks = {
+	.connected = on_probe_connected,
+	.failed = on_probe_failed,
+	.closed = on_probe_closed,
+};
+
+static void begin_probe(struct uplink *u)
+{
+	int index = u->supervisor.probing, r;
+	const struct link_params params = {
+		.config = u->config,
+		.broker = &u->list[index],
+		.name = u->known[index].name,
+		.queue_uuid = u->queue_uuid,
+		.memory = &u->probe_memory,
+		.probe = true,
+	};
+
+	u->probe = link_free(u->probe);
+	/* One that never answers is not told from one address that does not: the next probe begins
+	 * with the next one. */
+	u->probe_memory = u->known[index].memory;
+	u->known[index].memory.address++;
+	r = link_new(&u->probe, u->event, &params, &probe_callbacks, u);
+	if (r < 0) {
+		log_error("%s: cannot probe: %s", u->known[index].name, strerrordesc_np(-r));
+		return; /* its deadline comes */
+	}
+	link_begin(u->probe, false);
+}
+
+/* --- attempts -------------------------------------------------------------------------------- */
+
+/* What the link has learnt outlives it. */
+static void keep_memory(struct uplink *u)
+{
+	int index = brokers_find(&u->supervisor.brokers, u->link_name);
+
+	if (u->link && index != BROKERS_NONE)
+		u->known[index].memory = u->memory;
+}
+
+static void drop_link(struct uplink *u)
+{
+	keep_memory(u);
+	if (u->link)
+		drain_session_lost(u->drain);
+	u->link = link_free(u->link);
+	u->link_outdated = false;
+}
+
+static int make_link(struct uplink *u, int index)
+{
+	_cleanup_(freep) char *note = NULL;
+	struct link_params params = {
+		.config = u->config,
+		.broker = &u->list[index],
+		.name = u->known[index].name,
+		.queue_uuid = u->queue_uuid,
+		.memory = &u->memory,
+	};
+	int r;
+
+	snprintf(u->link_name, sizeof(u->link_name), "%s", u->known[index].name);
+	snprintf(u->meta_key, sizeof(u->meta_key), "session %s %s", u->link_name,
+		u->config->mqtt.client_id);
+	u->memory = u->known[index].memory;
+	r = queue_reader_meta(u->reader, u->meta_key, &note);
+	if (r < 0 && r != -ENODATA)
+		return r;
+	params.note = note;
+	return link_new(&u->link, u->event, &params, &link_callbacks, u);
+}
+
+static void begin_attempt(struct uplink *u)
+{
+	int index = u->supervisor.current, r;
+
+	if (u->link && (u->link_outdated || !streq(u->link_name, u->known[index].name)))
+		drop_link(u);
+	u->disconnect_sent = false;
+	if (!u->link) {
+		r = make_link(u, index);
+		if (r < 0) {
+			failure_set(&u->trouble, FAILURE_TIMEOUT, "cannot begin an attempt: %s",
+				strerrordesc_np(-r));
+			sd_event_source_set_enabled(u->conclude, SD_EVENT_ONESHOT);
+			return;
+		}
+	}
+	link_begin(u->link, drain_wants_sign_of_life(u->drain));
+}
+
+static void abort_connection(struct uplink *u, bool stood)
+{
+	uplink_arm(u->leave_timer, UINT64_MAX);
+	/* What was seen of this connection says nothing about the next one. */
+	uplink_arm(u->stall_timer, UINT64_MAX);
+	u->stall_watched = false;
+	u->trouble.class = FAILURE_NONE;
+	if (!u->link)
+		return;
+	link_abort(u->link);
+	if (stood && drain_connection_lost(u->drain, u->lost_by_peer))
+		link_give_up_session(u->link);
+	u->lost_by_peer = false;
+	drain_flush(u->drain);
+}
+
+/* --- leaving --------------------------------------------------------------------------------- */
+
+static void send_disconnect(struct uplink *u)
+{
+	u->disconnect_sent = true;
+	uplink_arm(u->leave_timer, now_usec() + LEAVE_DISCONNECT_USEC);
+	link_disconnect(u->link);
+}
+
+void uplink_leave_if_idle(struct uplink *u)
+{
+	if (u->supervisor.state == SUPERVISOR_DISCONNECTING && !u->disconnect_sent &&
+		link_is_up(u->link) && drain_inflight(u->drain) == 0 && !link_is_busy(u->link))
+		send_disconnect(u);
+}
+
+static void begin_leave(struct uplink *u)
+{
+	link_farewell(u->link);
+	if (u->hurry) {
+		send_disconnect(u);
+		return;
+	}
+	uplink_arm(u->leave_timer, now_usec() + LEAVE_INFLIGHT_USEC);
+	uplink_leave_if_idle(u);
+}
+
+void uplink_leave_due(struct uplink *u)
+{
+	if (u->supervisor.state != SUPERVISOR_DISCONNECTING)
+		return;
+	if (u->disconnect_sent) {
+		uplink_handle(u, SUPERVISOR_CLOSED, FAILURE_NONE);
+		return;
+	}
+	if (drain_inflight(u->drain) > 0)
+		log_notice("%s: %u messages still in flight at the stop; they stay in the queue",
+			u->broker_name, drain_inflight(u->drain));
+	send_disconnect(u);
+}
+
+void uplink_stop(struct uplink *u, bool hurry)
+{
+	bool news = !u->stopping || (hurry && !u->hurry);
+
+	if (!news)
+		return;
+	u->hurry = hurry;
+	if (u->stopping && u->supervisor.state == SUPERVISOR_DISCONNECTING) {
+		if (!u->disconnect_sent)
+			send_disconnect(u);
+		return;
+	}
+	u->stopping = true;
+	if (u->noting_last) {
+		end(u);
+		return;
+	}
+	uplink_handle(u, SUPERVISOR_STOP, FAILURE_NONE);
+	/* On the way to another broker already. */
+	if (hurry && u->supervisor.state == SUPERVISOR_DISCONNECTING && !u->disconnect_sent)
+		send_disconnect(u);
+}
+
+/* --- carrying out what the supervisor decides ------------------------------------------------ */
+
+void uplink_arm(sd_event_source *s, uint64_t usec)
+{
+	if (usec == UINT64_MAX) {
+		sd_event_source_set_enabled(s, SD_EVENT_OFF);
+		return;
+	}
+	sd_event_source_set_time(s, usec);
+	sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
+}
+
+static void apply(struct uplink *u, const struct supervisor_step *step)
+{
+	bool stood = step->from == SUPERVISOR_CONNECTED || step->from == SUPERVISOR_DISCONNECTING;
+
+	uplink_arm(u->timer, step->timer_usec);
+	if (step->to != SUPERVISOR_CONNECTED)
+		u->probe = link_free(u->probe);
+	switch (step->action) {
+	case SUPERVISOR_CONNECT: begin_attempt(u); break;
+	case SUPERVISOR_ABORT: abort_connection(u, stood); break;
+	case SUPERVISOR_LEAVE: begin_leave(u); break;
+	case SUPERVISOR_PROBE: begin_probe(u); break;
+	case SUPERVISOR_END_PROBE: u->probe = link_free(u->probe); break;
+	case SUPERVISOR_NOTHING: break;
+	}
+	if (step->plan == SUPERVISOR_PLAN_ROUND || step->plan == SUPERVISOR_PLAN_ASIDE)
+		discovery_refresh(u->discovery);
+	if (step->to != step->from)
+		uplink_post_status(u);
+	if (u->stopping && u->supervisor.state == SUPERVISOR_DISCONNECTED &&
+		u->supervisor.timer_usec == SUPERVISOR_NO_TIMER && !u->noting_last)
+		end(u);
+}
+
+void uplink_handle(struct uplink *u, enum supervisor_event event, enum failure_class class)
+{
+	struct supervisor_step step;
+
+	if (supervisor_handle(&u->supervisor, event, class, now_boot_usec(), &step) < 0) {
+		log_debug("%s: event %d ignored in state %s", u->broker_name, (int)event,
+			supervisor_state_to_string(u->supervisor.state));
+		return;
+	}
+	if (step.deadline) {
+		class = FAILURE_TIMEOUT;
+		uplink_set_cause(u, "no connection within mqtt.connect_timeout: waiting for %s",
+			u->link ? link_waits_for(u->link) : "the queue's disk");
+	}
+	/* The broker's name in what is logged is the one just tried, or the one to be tried now. */
+	if (step.action == SUPERVISOR_CONNECT)
+		snprintf(u->broker_name, sizeof(u->broker_name), "%s",
+			u->known[u->supervisor.current].name);
+	if (step.from != step.to || step.deadline)
+		log_step(u, &step, event, class);
+	apply(u, &step);
+}
+
+/* --- the list -------------------------------------------------------------------------------- */
+
+/* What was learnt about a broker goes along to its new place. */
+static void carry_memory(struct uplink *u, const struct brokers_item *items, size_t n)
+{
+	struct uplink_broker old[BROKERS_MAX];
+
+	keep_memory(u);
+	memcpy(old, u->known, sizeof(old));
+	memset(u->known, 0, sizeof(u->known));
+	for (size_t i = 0; i < n; i++) {
+		memcpy(u->known[i].name, items[i].name, sizeof(u->known[i].name));
+		for (size_t j = 0; j < BROKERS_MAX; j++)
+			if (streq(old[j].name, items[i].name))
+				u->known[i].memory = old[j].memory;
+	}
+}
+
+static const struct config_broker *find_in_list(const struct uplink *u, const char *name)
+{
+	for (size_t i = 0; i < u->n_list; i++)
+		if (streq(u->known[i].name, name))
+			return &u->list[i];
+	return NULL;
+}
+
+static bool settings_changed(const struct uplink *u, const struct brokers_item *items,
+	struct config_broker *list, size_t n)
+{
+	const struct config_broker *old = find_in_list(u, u->link_name);
+
+	for (size_t i = 0; i < n; i++)
+		if (streq(items[i].name, u->link_name))
+			return !old || !config_broker_equal(old, &list[i]);
+	return true;
+}
+
+static void log_list(const struct brokers_item *items, size_t n)
+{
+	char text[600] = "";
+	size_t used = 0;
+
+	for (size_t i = 0; i < n && used < sizeof(text); i++)
+		used += (size_t)snprintf(
+			text + used, sizeof(text) - used, "%s%s", i ? ", " : "", items[i].name);
+	log_info("brokers: %s", n ? text : "none");
+}
+
+void uplink_set_brokers(struct uplink *u, const struct config_broker *brokers, size_t n)
+{
+	struct brokers_item items[BROKERS_MAX] = { 0 };
+	struct config_broker *list = NULL;
+	struct supervisor_step step;
+
+	n = size_min(n, BROKERS_MAX);
+	if (n > 0 && config_brokers_copy(&list, brokers, n) < 0) {
+		log_error("brokers: the new list is not taken: no memory");
+		return;
+	}
+	for (size_t i = 0; i < n; i++) {
+		snprintf(items[i].name, sizeof(items[i].name), "%.253s:%u", list[i].host,
+			list[i].port);
+		items[i].priority = list[i].priority;
+	}
+	log_list(items, n);
+	if (u->link && settings_changed(u, items, list, n))
+		u->link_outdated = true;
+	carry_memory(u, items, n);
+	config_brokers_free(u->list, u->n_list);
+	u->list = list;
+	u->n_list = n;
+	supervisor_set_brokers(&u->supervisor, items, n, now_boot_usec(), &step);
+	if (step.from != step.to)
+		log_step(u, &step, SUPERVISOR_START, FAILURE_NONE);
+	apply(u, &step);
+}
+
+bool uplink_is_local(const struct uplink *u)
+{
+	if (u->link && link_is_local(u->link))
+		return true;
+	for (size_t i = 0; i < u->n_list; i++)
+		if (link_is_local_host(u->list[i].host))
+			return true;
+	return false;
+}
