@@ -257,27 +257,6 @@ def test_accepting_goes_on_while_the_broker_stalls(
 
 @pytest.mark.long
 @pytest.mark.timeout(90)
-def test_a_dead_connection_is_noticed_by_keepalive(
-    make_daemon, mosquitto, make_proxy, make_subscriber
-):
-    """No RST, no FIN, just silence: a new connection within keepalive."""
-    subscriber = make_subscriber(mosquitto.port)
-    proxy = make_proxy(mosquitto.port)
-    daemon = make_daemon(
-        proxy.port, mqtt={"version": "5", "keepalive": 5}
-    ).start()
-    feed(daemon, 10)
-    subscriber.wait_for(10)
-    proxy.stall()
-    accepted = proxy.accepted
-    feed(daemon, 100, first=10)
-    wait_until(
-        lambda: proxy.accepted > accepted, 30, "a second connection is tried"
-    )
-    proxy.resume()
-    expect_all(daemon, subscriber, 110)
-
-
 def test_a_broker_that_never_answers_connect(make_daemon, make_fake):
     """connect_timeout ends the attempt; the next one succeeds."""
 

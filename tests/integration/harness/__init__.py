@@ -10,6 +10,7 @@ from .client import Client, Feeder, Flood, Producer
 from .daemon import Daemon, DaemonFailure, config_text
 from .database import Database
 from .fakebroker import FakeBroker, Ended
+from .faults import Link
 from .proxy import Proxy
 from .subscriber import Record, Subscriber
 from .waiting import TIME_FACTOR, Deadline, env_int, wait_until
@@ -24,6 +25,7 @@ __all__ = [
     "FakeBroker",
     "Feeder",
     "Flood",
+    "Link",
     "Mosquitto",
     "Producer",
     "Proxy",

@@ -122,7 +122,13 @@ class Daemon:
             "queue": {"path": str(self.queue_path), "sync": "full"},
             "brokers": [entry],
             "mqtt": {"version": "5", "client_id": "gw-%i"},
-            "retry": {"base": 0.05, "max": 0.5, "stable": 5.0},
+            "retry": {
+                "base": 0.05,
+                "max": 0.5,
+                "stable": 5.0,
+                "heartbeat_delay": 0.1,
+                "set_aside": 0.5,
+            },
             "log": {"level": "info"},
         }
         for name, members in groups.items():

@@ -62,6 +62,7 @@ class Connection:
         self.connect: Optional[wire.Connect] = None
         self.session = Session()
         self.received: List[wire.Packet] = []
+        self.accepted = time.monotonic()
         self._socket = sock
         self._data = b""
 
@@ -168,6 +169,34 @@ class Connection:
     def disconnect(self, reason: int = 0) -> None:
         self.send(wire.disconnect(self.version, reason))
 
+    def cut(self) -> None:
+        """End it from another thread; the script sees the peer gone."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    def finish(self) -> None:
+        """End what is written here and wait for the peer's end.
+
+        Closing while the peer still sends would be answered with RST, and
+        what was written last would be lost on the way.
+        """
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
+        self._socket.settimeout(0.1)
+        end = time.monotonic() + 10.0 * TIME_FACTOR
+        while time.monotonic() < end and not self.broker.stopping:
+            try:
+                if not self._socket.recv(65536):
+                    return
+            except socket.timeout:
+                continue
+            except OSError:
+                return
+
     def close(self, rst: bool = False) -> None:
         if rst:
             # Linger of zero seconds: close() answers with RST.
@@ -273,19 +302,34 @@ class FakeBroker:
         self._sessions: Dict[str, Session] = {}
         self._lock = threading.Lock()
         self._threads: List[threading.Thread] = []
+        self.port = 0
+        self._is_up = False
+        self.up()
+
+    def up(self) -> None:
+        """Listen, always on the same port. A new broker is up."""
         self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self._listener.setsockopt(
             socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
         )
-        self._listener.bind((LOOPBACK, 0))
-        self.port: int = self._listener.getsockname()[1]
+        self._listener.bind((LOOPBACK, self.port))
+        self.port = self._listener.getsockname()[1]
         self._listener.listen(64)
-        self._listener.settimeout(0.1)
+        self._listener.settimeout(0.05)
+        self._is_up = True
         self._acceptor = threading.Thread(target=self._accept, daemon=True)
         self._acceptor.start()
 
+    def down(self) -> None:
+        """Refuse connections and end those there are; forget nothing."""
+        self._is_up = False
+        self._acceptor.join()
+        self._listener.close()
+        for conn in list(self.connections):
+            conn.cut()
+
     def _accept(self) -> None:
-        while not self.stopping:
+        while self._is_up:
             try:
                 sock, _ = self._listener.accept()
             except socket.timeout:
@@ -356,6 +400,10 @@ class FakeBroker:
         with self._lock:
             return [message.payload for message in self.delivered]
 
+    def lasting(self) -> List[Connection]:
+        """The connections whose session lasts, in order."""
+        return [c for c in self.connections if c.connect and c.connect.lasting]
+
     def wait_delivered(
         self, count: int, timeout: float = 20.0
     ) -> List[Delivered]:
@@ -393,6 +441,7 @@ class FakeBroker:
     def close(self) -> None:
         """End all connections; raises what a script raised."""
         self.stopping = True
+        self._is_up = False
         self._listener.close()
         self._acceptor.join()
         for thread in self._threads:

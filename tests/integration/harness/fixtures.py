@@ -6,6 +6,14 @@ Environment:
 MQTTGW_DAEMON       the mqtt-gatewayd to test; without it nothing runs
 MQTTGW_TIME_FACTOR  multiplies all bounds, for slow builds (default 1)
 MQTTGW_KEEP         keep the temporary directories
+
+Sizes in test_links.py and test_network.py:
+
+MQTTGW_LINK_RATE      messages a second over a link that goes bad (default 200)
+MQTTGW_LINK_SLOW      messages over the slow link (default 1000)
+MQTTGW_LINK_BULK_KIB  the large message over 64 kbit/s (default 128; at 1024
+                      it takes over two minutes)
+MQTTGW_LINK_OUTAGE    seconds that a cable stays pulled (default 4)
 """
 
 import os
@@ -20,6 +28,7 @@ from .client import Client
 from .daemon import Daemon
 from .database import Database
 from .fakebroker import FakeBroker
+from .faults import Link
 from .ports import free_port
 from .proxy import Proxy
 from .subscriber import Subscriber
@@ -28,7 +37,16 @@ from .waiting import TIME_FACTOR
 #: Seconds a single test may take, if it says nothing else.
 TEST_TIMEOUT = 60
 
+#: Name of a test's lines for the end of the run among its user properties.
+MEASURED = "measured"
+
 _summary: List[str] = []
+
+
+def daemon_path() -> str:
+    """The daemon under test, or ""."""
+    path = os.environ.get("MQTTGW_DAEMON", "")
+    return path if os.access(path, os.X_OK) else ""
 
 
 def pytest_configure(config: Any) -> None:
@@ -53,7 +71,22 @@ def pytest_collection_modifyitems(items: List[Any]) -> None:
         )
 
 
+def pytest_runtest_logreport(report: Any) -> None:
+    """Collect what was measured; with pytest-xdist, from all processes."""
+    # Two conftests of one run may share these hooks.
+    if report.when == "teardown" and not hasattr(report, "mqttgw_seen"):
+        report.mqttgw_seen = True
+        _summary.extend(
+            value for name, value in report.user_properties if name == MEASURED
+        )
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if not daemon_path():
+        _summary.append(
+            "THE DAEMON WAS NOT TESTED: MQTTGW_DAEMON is "
+            f"{os.environ.get('MQTTGW_DAEMON', '')!r}, no program"
+        )
     if _summary:
         terminalreporter.section("measured")
         for line in _summary:
@@ -75,21 +108,21 @@ def pytest_runtest_makereport(item: Any) -> Iterator[None]:
 
 
 @pytest.fixture
-def measured() -> Callable[[str], None]:
+def measured(request: Any) -> Callable[[str], None]:
     """Call it with a line for the end of the whole run."""
-    return _summary.append
+
+    def note(line: str) -> None:
+        request.node.user_properties.append((MEASURED, line))
+
+    return note
 
 
 @pytest.fixture(scope="session")
 def binary() -> str:
     """Path of the daemon under test."""
-    path = os.environ.get("MQTTGW_DAEMON", "")
-    if os.access(path, os.X_OK):
-        return str(Path(path).resolve())
-    _summary.append(
-        f"THE DAEMON WAS NOT TESTED: MQTTGW_DAEMON is {path!r}, no program"
-    )
-    pytest.skip("MQTTGW_DAEMON names no daemon to test")
+    if not daemon_path():
+        pytest.skip("MQTTGW_DAEMON names no daemon to test")
+    return str(Path(daemon_path()).resolve())
 
 
 @pytest.fixture
@@ -183,6 +216,20 @@ def make_proxy() -> Iterator[Callable[[int], Proxy]]:
 
 
 @pytest.fixture
+def make_link() -> Iterator[Callable[..., Link]]:
+    made: List[Link] = []
+
+    def make(target_port: int, **options: Any) -> Link:
+        link = Link(target_port, **options)
+        made.append(link)
+        return link
+
+    yield make
+    for link in made:
+        link.close()
+
+
+@pytest.fixture
 def offline(make_daemon: Callable[..., Daemon]) -> Daemon:
     """A daemon that runs without any broker to reach."""
     return make_daemon(free_port()).start()
@@ -213,6 +260,7 @@ __all__ = [
     "database",
     "make_daemon",
     "make_fake",
+    "make_link",
     "make_mosquitto",
     "make_proxy",
     "make_subscriber",
@@ -221,6 +269,7 @@ __all__ = [
     "offline",
     "pytest_collection_modifyitems",
     "pytest_configure",
+    "pytest_runtest_logreport",
     "pytest_runtest_makereport",
     "pytest_terminal_summary",
     "tools_exist",

@@ -90,6 +90,7 @@ class Connect(Packet):
     will_payload: Optional[bytes] = None
     will_qos: int = 0
     will_retain: bool = False
+    will_properties: Properties = field(default_factory=dict)
 
     @property
     def lasting(self) -> bool:
@@ -286,7 +287,7 @@ def parse_connect(flags: int, body: bytes) -> Connect:
     packet.client_id = reader.text()
     if bits & 0x04:
         if packet.version == V5:
-            reader.properties()
+            packet.will_properties = reader.properties()
         packet.will_topic = reader.text()
         packet.will_payload = reader.binary()
         packet.will_qos = bits >> 3 & 3
