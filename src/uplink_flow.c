@@ -129,11 +129,6 @@ static void pump(struct uplink *u)
 		uplink_arm(u->wake, drain_wake_usec(u->drain));
 }
 
-static bool is_in_flight(const struct uplink *u)
-{
-	return drain_inflight(u->drain) > 0 || link_is_busy(u->link);
-}
-
 static struct stall_sample sample(const struct uplink *u)
 {
 	struct mqtt_progress p;
@@ -147,14 +142,9 @@ static struct stall_sample sample(const struct uplink *u)
 }
 
 /* Also bytes that nobody will acknowledge with a message: QoS 0, PINGREQ. */
-static bool is_waiting(const struct uplink *u)
+static bool is_waiting(const struct uplink *u, const struct stall_sample *s)
 {
-	struct mqtt_progress p;
-
-	if (is_in_flight(u))
-		return true;
-	link_get_progress(u->link, &p);
-	return p.unsent;
+	return drain_inflight(u->drain) > 0 || link_is_busy(u->link) || s->unsent;
 }
 
 static void arm_stall(struct uplink *u)
@@ -169,9 +159,11 @@ static void watch_stall(struct uplink *u)
 {
 	struct stall_sample s;
 
-	if (u->stall_watched || !is_waiting(u))
+	if (u->stall_watched)
 		return;
 	s = sample(u);
+	if (!is_waiting(u, &s))
+		return;
 	stall_begin(&u->stall, &s, now_usec());
 	u->stall_watched = true;
 	arm_stall(u);
@@ -183,9 +175,11 @@ void uplink_check_stall(struct uplink *u)
 	uint64_t stalled;
 
 	u->stall_watched = false;
-	if (!link_is_up(u->link) || !is_waiting(u))
+	if (!link_is_up(u->link))
 		return;
 	s = sample(u);
+	if (!is_waiting(u, &s))
+		return;
 	stalled = stall_check(&u->stall, &s, now_usec());
 	if (stalled >= u->config->mqtt.ack_timeout_usec) {
 		uplink_set_cause(u,

@@ -23,12 +23,6 @@
 #define LEAVE_INFLIGHT_USEC   (5 * USEC_PER_SEC)
 #define LEAVE_DISCONNECT_USEC (2 * USEC_PER_SEC)
 
-/* A broker of the list, and what was learnt about it. */
-struct uplink_broker {
-	char name[sizeof(((struct brokers_item *)NULL)->name)];
-	struct link_memory memory;
-};
-
 struct uplink {
 	const struct config *config;
 	struct mailbox *mailbox;
@@ -55,7 +49,7 @@ struct uplink {
 
 	struct config_broker *list; /* the brokers, in order of preference; as in the supervisor */
 	size_t n_list;
-	struct uplink_broker known[BROKERS_MAX]; /* by index of `list` */
+	struct link_memory known[BROKERS_MAX]; /* what was learnt about them, by the same index */
 
 	char broker_name[sizeof(((struct brokers_item *)NULL)->name)]; /* tried last */
 	struct link *link; /* to the broker of this name; NULL before the first attempt */

@@ -227,6 +227,11 @@ static const struct link_callbacks link_callbacks = {
 	.alive = on_alive,
 };
 
+static const char *name_of(const struct uplink *u, int index)
+{
+	return brokers_name(&u->supervisor.brokers, index);
+}
+
 /* --- the probe ------------------------------------------------------------------------------- */
 
 static void on_probe_connected(void *userdata, unsigned receive_maximum, uint8_t max_qos)
@@ -236,9 +241,9 @@ static void on_probe_connected(void *userdata, unsigned receive_maximum, uint8_t
 	(void)receive_maximum;
 	(void)max_qos;
 	if (u->supervisor.probing != BROKERS_NONE)
-		u->known[u->supervisor.probing].memory.address = u->probe_memory.address;
-	log_notice("%s: answers again; leaving %s for it",
-		brokers_name(&u->supervisor.brokers, u->supervisor.probing), u->broker_name);
+		u->known[u->supervisor.probing].address = u->probe_memory.address;
+	log_notice("%s: answers again; leaving %s for it", name_of(u, u->supervisor.probing),
+		u->broker_name);
 	uplink_handle(u, SUPERVISOR_PROBE_UP, FAILURE_NONE);
 }
 
@@ -246,7 +251,7 @@ static void on_probe_failed(void *userdata, const struct failure *f, bool closed
 {
 	struct uplink *u = userdata;
 	const struct failure_policy *policy = failure_policy(f->class);
-	const char *name = brokers_name(&u->supervisor.brokers, u->supervisor.probing);
+	const char *name = name_of(u, u->supervisor.probing);
 
 	(void)closed;
 	if (policy->alert)
@@ -276,7 +281,7 @@ static void begin_probe(struct uplink *u)
 	const struct link_params params = {
 		.config = u->config,
 		.broker = &u->list[index],
-		.name = u->known[index].name,
+		.name = name_of(u, index),
 		.queue_uuid = u->queue_uuid,
 		.memory = &u->probe_memory,
 		.probe = true,
@@ -285,11 +290,11 @@ static void begin_probe(struct uplink *u)
 	u->probe = link_free(u->probe);
 	/* One that never answers is not told from one address that does not: the next probe begins
 	 * with the next one. */
-	u->probe_memory = u->known[index].memory;
-	u->known[index].memory.address++;
+	u->probe_memory = u->known[index];
+	u->known[index].address++;
 	r = link_new(&u->probe, u->event, &params, &probe_callbacks, u);
 	if (r < 0) {
-		log_error("%s: cannot probe: %s", u->known[index].name, strerrordesc_np(-r));
+		log_error("%s: cannot probe: %s", params.name, strerrordesc_np(-r));
 		return; /* its deadline comes */
 	}
 	link_begin(u->probe, false);
@@ -303,14 +308,13 @@ static void keep_memory(struct uplink *u)
 	int index = brokers_find(&u->supervisor.brokers, u->link_name);
 
 	if (u->link && index != BROKERS_NONE)
-		u->known[index].memory = u->memory;
+		u->known[index] = u->memory;
 }
 
 static void drop_link(struct uplink *u)
 {
 	keep_memory(u);
-	if (u->link)
-		drain_session_lost(u->drain);
+	drain_session_lost(u->drain);
 	u->link = link_free(u->link);
 	u->link_outdated = false;
 }
@@ -321,16 +325,16 @@ static int make_link(struct uplink *u, int index)
 	struct link_params params = {
 		.config = u->config,
 		.broker = &u->list[index],
-		.name = u->known[index].name,
+		.name = name_of(u, index),
 		.queue_uuid = u->queue_uuid,
 		.memory = &u->memory,
 	};
 	int r;
 
-	snprintf(u->link_name, sizeof(u->link_name), "%s", u->known[index].name);
+	snprintf(u->link_name, sizeof(u->link_name), "%s", params.name);
 	snprintf(u->meta_key, sizeof(u->meta_key), "session %s %s", u->link_name,
 		u->config->mqtt.client_id);
-	u->memory = u->known[index].memory;
+	u->memory = u->known[index];
 	r = queue_reader_meta(u->reader, u->meta_key, &note);
 	if (r < 0 && r != -ENODATA)
 		return r;
@@ -342,7 +346,7 @@ static void begin_attempt(struct uplink *u)
 {
 	int index = u->supervisor.current, r;
 
-	if (u->link && (u->link_outdated || !streq(u->link_name, u->known[index].name)))
+	if (u->link && (u->link_outdated || !streq(u->link_name, name_of(u, index))))
 		drop_link(u);
 	u->disconnect_sent = false;
 	if (!u->link) {
@@ -490,7 +494,7 @@ void uplink_handle(struct uplink *u, enum supervisor_event event, enum failure_c
 	/* The broker's name in what is logged is the one just tried, or the one to be tried now. */
 	if (step.action == SUPERVISOR_CONNECT)
 		snprintf(u->broker_name, sizeof(u->broker_name), "%s",
-			u->known[u->supervisor.current].name);
+			name_of(u, u->supervisor.current));
 	if (step.from != step.to || step.deadline)
 		log_step(u, &step, event, class);
 	apply(u, &step);
@@ -498,38 +502,30 @@ void uplink_handle(struct uplink *u, enum supervisor_event event, enum failure_c
 
 /* --- the list -------------------------------------------------------------------------------- */
 
-/* What was learnt about a broker goes along to its new place. */
+/* What was learnt about a broker goes along to its new place. The supervisor has the old list. */
 static void carry_memory(struct uplink *u, const struct brokers_item *items, size_t n)
 {
-	struct uplink_broker old[BROKERS_MAX];
+	struct link_memory old[BROKERS_MAX];
 
 	keep_memory(u);
 	memcpy(old, u->known, sizeof(old));
 	memset(u->known, 0, sizeof(u->known));
 	for (size_t i = 0; i < n; i++) {
-		memcpy(u->known[i].name, items[i].name, sizeof(u->known[i].name));
-		for (size_t j = 0; j < BROKERS_MAX; j++)
-			if (streq(old[j].name, items[i].name))
-				u->known[i].memory = old[j].memory;
+		int index = brokers_find(&u->supervisor.brokers, items[i].name);
+
+		if (index != BROKERS_NONE)
+			u->known[i] = old[index];
 	}
 }
 
-static const struct config_broker *find_in_list(const struct uplink *u, const char *name)
-{
-	for (size_t i = 0; i < u->n_list; i++)
-		if (streq(u->known[i].name, name))
-			return &u->list[i];
-	return NULL;
-}
-
 static bool settings_changed(const struct uplink *u, const struct brokers_item *items,
-	struct config_broker *list, size_t n)
+	const struct config_broker *list, size_t n)
 {
-	const struct config_broker *old = find_in_list(u, u->link_name);
+	int old = brokers_find(&u->supervisor.brokers, u->link_name);
 
 	for (size_t i = 0; i < n; i++)
 		if (streq(items[i].name, u->link_name))
-			return !old || !config_broker_equal(old, &list[i]);
+			return old == BROKERS_NONE || !config_broker_equal(&u->list[old], &list[i]);
 	return true;
 }
 
