@@ -21,6 +21,11 @@ enum config_sync {
 	CONFIG_SYNC_NORMAL,
 };
 
+enum config_overflow {
+	CONFIG_OVERFLOW_REJECT,
+	CONFIG_OVERFLOW_DROP_OLDEST,
+};
+
 enum config_mqtt_version {
 	CONFIG_MQTT_AUTO, /* 5 first, 3.1.1 for a broker that refuses it */
 	CONFIG_MQTT_5,
@@ -75,6 +80,13 @@ struct config {
 	struct {
 		char *path;
 		enum config_sync sync;
+		uint64_t commit_delay_usec;
+		/* 0: no bound. */
+		uint64_t max_messages;
+		uint64_t max_bytes;
+		uint64_t max_age_usec;
+		uint64_t max_dead_letters;
+		enum config_overflow overflow;
 	} queue;
 	struct config_broker *brokers; /* at least one, or NULL with discovery */
 	size_t n_brokers;

@@ -168,13 +168,13 @@ void config_size_to_string(uint64_t bytes, char *buf, size_t size)
 /* What a key takes, in words. */
 static void describe(const struct config_key *key, char *buf, size_t size)
 {
-	const char *zero = key->zero ? "0, or " : "";
+	const char *zero = key->zero ? "0, or " : "", *none = key->none ? "\"none\", or " : "";
 	char least[32], most[32];
 
 	switch (key->kind) {
 	case CONFIG_KIND_BOOLEAN: snprintf(buf, size, "true or false"); break;
 	case CONFIG_KIND_COUNT:
-		snprintf(buf, size, "%s%.0f to %.0f", zero, key->least, key->most);
+		snprintf(buf, size, "%s%s%.0f to %.0f", none, zero, key->least, key->most);
 		break;
 	case CONFIG_KIND_SIZE:
 		config_size_to_string((uint64_t)key->least, least, sizeof(least));
@@ -182,14 +182,14 @@ static void describe(const struct config_key *key, char *buf, size_t size)
 		snprintf(buf, size,
 			"%s%s to %s, as a string such as \"64K\", \"1M\" or \"1G\", or a plain "
 			"integer",
-			key->none ? "\"none\", or " : "", least, most);
+			none, least, most);
 		break;
 	case CONFIG_KIND_DURATION:
 		if (key->above)
-			snprintf(
-				buf, size, "above %.0f, up to %.0f seconds", key->least, key->most);
+			snprintf(buf, size, "%sabove %.0f, up to %.0f seconds", none, key->least,
+				key->most);
 		else
-			snprintf(buf, size, "%.0f to %.0f seconds", key->least, key->most);
+			snprintf(buf, size, "%s%.0f to %.0f seconds", none, key->least, key->most);
 		break;
 	case CONFIG_KIND_FACTOR: snprintf(buf, size, "%.0f to %.0f", key->least, key->most); break;
 	case CONFIG_KIND_WORD: snprintf(buf, size, "%s", key->words->allowed); break;
@@ -380,8 +380,10 @@ static int set_string(
 		r = parse_size(s, &bytes);
 		if (r == 0)
 			r = store_number(key, base, bytes);
-	} else {
+	} else if (key->text) {
 		r = store_string(key, base, s);
+	} else {
+		r = -EINVAL; /* a number that may be this one word only */
 	}
 	if (r == 0 || r == -ENOMEM)
 		return r;
@@ -404,7 +406,8 @@ int config_key_set(const struct config_key *key, const struct config_value *valu
 		return value->type == CONFIG_BOOLEAN
 			? store_integer(key, base, (uint64_t)value->integer)
 			: wrong_type(key, value->type, why, size);
-	if (value->type == CONFIG_STRING && (key->text || key->kind == CONFIG_KIND_SIZE))
+	if (value->type == CONFIG_STRING &&
+		(key->text || key->none || key->kind == CONFIG_KIND_SIZE))
 		return set_string(key, value->string, base, why, size);
 	if (!key->text && value->type == CONFIG_INTEGER) {
 		number = (double)value->integer;

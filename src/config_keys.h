@@ -65,7 +65,7 @@ struct config_key {
 	double least, most; /* their range */
 	bool zero; /* 0 is allowed below the range, too */
 	bool above; /* `least` itself is not allowed */
-	bool none; /* a size that may be the word "none", stored as 0 */
+	bool none; /* a number that may be the word "none" instead, stored as 0 */
 	bool discovered; /* of a broker; not given where DNS tells it */
 	/* NULL when a string is good, else what is allowed. */
 	const char *(*check)(const char *s);

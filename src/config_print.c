@@ -58,12 +58,17 @@ static void print_factor(double value, FILE *out)
 	fprintf(out, "%s%s", text, strpbrk(text, ".e") ? "" : ".0");
 }
 
-static void print_size(const struct config_key *key, uint64_t bytes, FILE *out)
+/* Beyond 31 bits with the L that libconfig wants. */
+static void print_count(uint64_t count, FILE *out)
 {
-	char text[32] = "none";
+	fprintf(out, "%" PRIu64 "%s", count, count > INT32_MAX ? "L" : "");
+}
 
-	if (bytes > 0 || !key->none)
-		config_size_to_string(bytes, text, sizeof(text));
+static void print_size(uint64_t bytes, FILE *out)
+{
+	char text[32];
+
+	config_size_to_string(bytes, text, sizeof(text));
 	fprintf(out, "\"%s\"", text);
 }
 
@@ -77,14 +82,18 @@ static void print_value(const struct config_key *key, const void *base, FILE *ou
 {
 	const void *field = (const char *)base + key->offset;
 
+	if (key->none && load_integer(key, field) == 0) {
+		fputs("\"none\"", out);
+		return;
+	}
 	switch (key->kind) {
 	case CONFIG_KIND_GROUP: break;
 	case CONFIG_KIND_BOOLEAN: fputs(*(const bool *)field ? "true" : "false", out); break;
 	case CONFIG_KIND_STRING: print_string(*(char *const *)field, '\0', out); break;
 	case CONFIG_KIND_TEMPLATE: print_string(*(char *const *)field, '%', out); break;
 	case CONFIG_KIND_SECRET: print_secret(base, *(char *const *)field, out); break;
-	case CONFIG_KIND_COUNT: fprintf(out, "%" PRIu64, load_integer(key, field)); break;
-	case CONFIG_KIND_SIZE: print_size(key, load_integer(key, field), out); break;
+	case CONFIG_KIND_COUNT: print_count(load_integer(key, field), out); break;
+	case CONFIG_KIND_SIZE: print_size(load_integer(key, field), out); break;
 	case CONFIG_KIND_DURATION: print_duration(load_integer(key, field), out); break;
 	case CONFIG_KIND_FACTOR: print_factor(*(const double *)field, out); break;
 	case CONFIG_KIND_WORD:

@@ -176,6 +176,18 @@ static const char *sync_to_string(int value)
 	return value == CONFIG_SYNC_NORMAL ? "normal" : "full";
 }
 
+static int overflow_from_string(const char *s)
+{
+	return streq(s, "reject")	  ? CONFIG_OVERFLOW_REJECT
+		: streq(s, "drop-oldest") ? CONFIG_OVERFLOW_DROP_OLDEST
+					  : -EINVAL;
+}
+
+static const char *overflow_to_string(int value)
+{
+	return value == CONFIG_OVERFLOW_DROP_OLDEST ? "drop-oldest" : "reject";
+}
+
 static int version_from_string(const char *s)
 {
 	if (streq(s, "auto"))
@@ -199,6 +211,12 @@ static const struct config_words sync_words = {
 	sync_from_string,
 	sync_to_string,
 	"\"full\", \"normal\"",
+};
+
+static const struct config_words overflow_words = {
+	overflow_from_string,
+	overflow_to_string,
+	"\"reject\", \"drop-oldest\"",
 };
 
 static const struct config_words version_words = {
@@ -256,6 +274,17 @@ static const struct config_key queue_keys[] = {
 	{ "path", CONFIG_KIND_STRING, CONFIG(queue.path), .text = "/var/lib/mqttgw/queue.db",
 		.check = check_queue_path },
 	{ "sync", CONFIG_KIND_WORD, CONFIG(queue.sync), .text = "full", .words = &sync_words },
+	{ "commit_delay", CONFIG_KIND_DURATION, CONFIG(queue.commit_delay_usec), .most = 3600 },
+	{ "max_messages", CONFIG_KIND_COUNT, CONFIG(queue.max_messages), .least = 1,
+		.most = 1e15, .none = true },
+	{ "max_bytes", CONFIG_KIND_SIZE, CONFIG(queue.max_bytes), .number = G, .least = 256 * K,
+		.most = M * G, .none = true },
+	{ "max_age", CONFIG_KIND_DURATION, CONFIG(queue.max_age_usec), .most = 36500 * DAY,
+		.above = true, .none = true },
+	{ "overflow", CONFIG_KIND_WORD, CONFIG(queue.overflow), .text = "reject",
+		.words = &overflow_words },
+	{ "max_dead_letters", CONFIG_KIND_COUNT, CONFIG(queue.max_dead_letters), .number = 10000,
+		.least = 1, .most = 1e15, .none = true },
 };
 
 static const struct config_key tls_keys[] = {

@@ -205,6 +205,12 @@ START_TEST(test_defaults)
 	ck_assert_uint_eq(c->socket.max_buffered_bytes, 16 << 20);
 	ck_assert_str_eq(c->queue.path, "/var/lib/mqttgw/queue.db");
 	ck_assert_int_eq(c->queue.sync, CONFIG_SYNC_FULL);
+	ck_assert_uint_eq(c->queue.commit_delay_usec, 0);
+	ck_assert_uint_eq(c->queue.max_messages, 0);
+	ck_assert_uint_eq(c->queue.max_bytes, 1 << 30);
+	ck_assert_uint_eq(c->queue.max_age_usec, 0);
+	ck_assert_int_eq(c->queue.overflow, CONFIG_OVERFLOW_REJECT);
+	ck_assert_uint_eq(c->queue.max_dead_letters, 10000);
 	ck_assert_uint_eq(c->n_brokers, 1);
 	ck_assert_str_eq(c->brokers[0].host, "localhost");
 	ck_assert_uint_eq(c->brokers[0].port, 1883);
@@ -265,7 +271,9 @@ START_TEST(test_everything_set)
 		"socket: { path = \"/s\"; mode = \"0600\"; group = \"\"; default_qos = 2;\n"
 		"	max_clients = 7; max_message_bytes = 2048; max_buffered_bytes = \"3K\"; "
 		"};\n"
-		"queue: { path = \"/q\"; sync = \"normal\"; };\n"
+		"queue: { path = \"/q\"; sync = \"normal\"; commit_delay = 0.5;\n"
+		"	max_messages = 18; max_bytes = \"19M\"; max_age = 20.5;\n"
+		"	overflow = \"drop-oldest\"; max_dead_letters = 21; };\n"
 		"brokers: ( { host = \"b\"; port = 2; username = \"u\"; password = \"p\";\n"
 		"	tls: { ca_path = \"/\"; alpn = \"mqtt\"; insecure = true; }; } );\n"
 		"discovery: { refresh = 3.5; };\n"
@@ -291,6 +299,12 @@ START_TEST(test_everything_set)
 	ck_assert_uint_eq(c->socket.max_buffered_bytes, 3072);
 	ck_assert_str_eq(c->queue.path, "/q");
 	ck_assert_int_eq(c->queue.sync, CONFIG_SYNC_NORMAL);
+	ck_assert_uint_eq(c->queue.commit_delay_usec, 500000);
+	ck_assert_uint_eq(c->queue.max_messages, 18);
+	ck_assert_uint_eq(c->queue.max_bytes, 19 << 20);
+	ck_assert_uint_eq(c->queue.max_age_usec, 20500000);
+	ck_assert_int_eq(c->queue.overflow, CONFIG_OVERFLOW_DROP_OLDEST);
+	ck_assert_uint_eq(c->queue.max_dead_letters, 21);
 	ck_assert_str_eq(c->brokers[0].host, "b");
 	ck_assert_uint_eq(c->brokers[0].port, 2);
 	ck_assert_str_eq(c->brokers[0].username, "u");
@@ -361,6 +375,25 @@ static const struct {
 	{ "socket: { max_buffered_bytes = \"1G\"; };", "socket.max_buffered_bytes", "\"1G\";" },
 	{ "socket: { max_buffered_bytes = \"1024K\"; };", "socket.max_buffered_bytes", "\"1M\";" },
 	{ "queue: { sync = \"full\"; };", "queue.sync", "\"full\";" },
+	{ "queue: { commit_delay = 0; };", "queue.commit_delay", "0.0;" },
+	{ "queue: { commit_delay = 3600; };", "queue.commit_delay", "3600.0;" },
+	{ "queue: { };", "queue.max_messages", "\"none\";" },
+	{ "queue: { max_messages = \"none\"; };", "queue.max_messages", "\"none\";" },
+	{ "queue: { max_messages = 1; };", "queue.max_messages", "1;" },
+	{ "queue: { max_messages = 2147483647; };", "queue.max_messages", "2147483647;" },
+	{ "queue: { max_messages = 2147483648L; };", "queue.max_messages", "2147483648L;" },
+	{ "queue: { max_messages = 1000000000000000L; };", "queue.max_messages",
+		"1000000000000000L;" },
+	{ "queue: { max_bytes = \"none\"; };", "queue.max_bytes", "\"none\";" },
+	{ "queue: { max_bytes = 262144; };", "queue.max_bytes", "\"256K\";" },
+	{ "queue: { max_bytes = \"1048576G\"; };", "queue.max_bytes", "\"1048576G\";" },
+	{ "queue: { };", "queue.max_age", "\"none\";" },
+	{ "queue: { max_age = \"none\"; };", "queue.max_age", "\"none\";" },
+	{ "queue: { max_age = 0.000001; };", "queue.max_age", "0.000001;" },
+	{ "queue: { max_age = 3153600000L; };", "queue.max_age", "3153600000.0;" },
+	{ "queue: { overflow = \"drop-oldest\"; };", "queue.overflow", "\"drop-oldest\";" },
+	{ "queue: { max_dead_letters = \"none\"; };", "queue.max_dead_letters", "\"none\";" },
+	{ "queue: { max_dead_letters = 1; };", "queue.max_dead_letters", "1;" },
 	{ "brokers: ( { host = \"fe80::1%eth0\"; } );", "brokers.host", "\"fe80::1%eth0\";" },
 	{ "brokers = ( { host = \"b-1.example\" } )", "brokers.host", "\"b-1.example\";" },
 	{ "brokers: ( { } );", "brokers.host", "\"localhost\";" },
@@ -514,6 +547,11 @@ END_TEST
 #define RATE                                                                                   \
 	"allowed: \"none\", or 64 to 1G, as a string such as \"64K\", \"1M\" or \"1G\", or a " \
 	"plain integer\n"
+#define QUEUE_BYTES                                                                               \
+	"allowed: \"none\", or 256K to 1048576G, as a string such as \"64K\", \"1M\" or \"1G\", " \
+	"or a plain integer\n"
+#define COUNT_OR_NONE "allowed: \"none\", or 1 to 1000000000000000\n"
+#define AGE	      "allowed: \"none\", or above 0, up to 3153600000 seconds\n"
 #define TOPIC                                                                                  \
 	"not a topic name; allowed: at most 65535 bytes of UTF-8, no \"+\", \"#\" or control " \
 	"characters, or \"\" for none\n"
@@ -610,6 +648,39 @@ static const struct {
 		"c:1: queue.sync: \"off\" is not allowed; allowed: \"full\", \"normal\"\n" },
 	{ "queue: { sync = true; };",
 		"c:1: queue.sync: found a boolean, wanted a string: \"full\", \"normal\"\n" },
+	{ "queue: { commit_delay = -0.1; };",
+		"c:1: queue.commit_delay: -0.1 is not allowed; allowed: 0 to 3600 seconds\n" },
+	{ "queue: { commit_delay = \"none\"; };",
+		"c:1: queue.commit_delay: found a string, wanted a number: 0 to 3600 seconds\n" },
+	{ "queue: { max_messages = 0; };",
+		"c:1: queue.max_messages: 0 is not allowed; " COUNT_OR_NONE },
+	{ "queue: { max_messages = -1; };",
+		"c:1: queue.max_messages: -1 is not allowed; " COUNT_OR_NONE },
+	{ "queue: { max_messages = 1000000000000001L; };",
+		"c:1: queue.max_messages: 1000000000000001 is not allowed; " COUNT_OR_NONE },
+	{ "queue: { max_messages = \"1000\"; };",
+		"c:1: queue.max_messages: \"1000\" is not allowed; " COUNT_OR_NONE },
+	{ "queue: { max_messages = \"\"; };",
+		"c:1: queue.max_messages: \"\" is not allowed; " COUNT_OR_NONE },
+	{ "queue: { max_messages = 1.5; };",
+		"c:1: queue.max_messages: found a float, wanted an integer: \"none\", or 1 to "
+		"1000000000000000\n" },
+	{ "queue: { max_bytes = 0; };", "c:1: queue.max_bytes: 0 is not allowed; " QUEUE_BYTES },
+	{ "queue: { max_bytes = \"255K\"; };",
+		"c:1: queue.max_bytes: \"255K\" is not allowed; " QUEUE_BYTES },
+	{ "queue: { max_age = 0; };", "c:1: queue.max_age: 0 is not allowed; " AGE },
+	{ "queue: { max_age = 0.0; };", "c:1: queue.max_age: 0 is not allowed; " AGE },
+	{ "queue: { max_age = 1e-7; };", "c:1: queue.max_age: 1e-07 is not allowed; " AGE },
+	{ "queue: { max_age = 1e10; };", "c:1: queue.max_age: 1e+10 is not allowed; " AGE },
+	{ "queue: { max_age = \"1d\"; };", "c:1: queue.max_age: \"1d\" is not allowed; " AGE },
+	{ "queue: { max_age = true; };",
+		"c:1: queue.max_age: found a boolean, wanted a number: \"none\", or above 0, up to "
+		"3153600000 seconds\n" },
+	{ "queue: { overflow = \"none\"; };",
+		"c:1: queue.overflow: \"none\" is not allowed; allowed: \"reject\", "
+		"\"drop-oldest\"\n" },
+	{ "queue: { max_dead_letters = 0; };",
+		"c:1: queue.max_dead_letters: 0 is not allowed; " COUNT_OR_NONE },
 	/* brokers */
 	{ "brokers: ( );", "c:1: brokers: the list is empty; allowed: 1 to 32 brokers\n" },
 	{ "brokers: [ ];", "c:1: brokers: the list is empty; allowed: 1 to 32 brokers\n" },
@@ -849,7 +920,11 @@ static const struct {
 	{ "mqtt: { birth: { will = 1; }; };",
 		"c:1: unknown key \"mqtt.birth.will\"; did you mean \"mqtt.will\"?\n" },
 	/* keys of later versions */
-	{ "queue: { max_age = 5; };", "c:1: unknown key \"queue.max_age\"; allowed: path, sync\n" },
+	{ "queue: { size = 5; };",
+		"c:1: unknown key \"queue.size\"; allowed: path, sync, commit_delay, max_messages, "
+		"max_bytes, max_age, overflow, max_dead_letters\n" },
+	{ "queue: { maxage = 5; };",
+		"c:1: unknown key \"queue.maxage\"; did you mean \"queue.max_age\"?\n" },
 	{ "access: ( );", "c:1: unknown key \"access\"; " GROUPS },
 	{ "report: { };", "c:1: unknown key \"report\"; " GROUPS },
 	/* retry */
