@@ -359,7 +359,7 @@ static enum frame_error read_timestamp(
 			", must be an integer from 0 to %lld (milliseconds since the epoch)",
 			EXCERPT_ARGS(timestamp), (long long)INT64_MAX);
 	ret->message.timestamp = value;
-	ret->has_timestamp = true;
+	ret->message.own_timestamp = true;
 	return FRAME_OK;
 }
 

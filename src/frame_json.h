@@ -41,8 +41,6 @@ struct frame {
 	size_t id_len;
 	/* What is wrong, when frame_json_parse() found something; else NULL. ASCII, short. */
 	const char *error_text;
-	/* The sender gave `timestamp` itself. */
-	bool has_timestamp;
 };
 
 /* 0 or -ENOMEM. */

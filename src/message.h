@@ -20,6 +20,7 @@ struct message {
 	int64_t timestamp; /* milliseconds since the epoch, UTC */
 	uint8_t qos; /* 0, 1 or 2 */
 	bool retain;
+	bool own_timestamp; /* given by the sender, not taken from the gateway's clock */
 };
 
 /* Bytes that count for windows and batches: topic and payload. */

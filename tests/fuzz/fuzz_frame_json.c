@@ -65,7 +65,7 @@ static void require_same(const struct frame *a, const struct frame *b, enum fram
 	require(a->message.id == b->message.id && a->message.qos == b->message.qos &&
 		a->message.retain == b->message.retain &&
 		a->message.timestamp == b->message.timestamp &&
-		a->has_timestamp == b->has_timestamp);
+		a->message.own_timestamp == b->message.own_timestamp);
 }
 
 /* What jansson itself makes of the line must not contradict the verdict. */
@@ -110,7 +110,7 @@ static void check_message(const struct frame *frame, const char *line, size_t le
 	require(mosquitto_validate_utf8(m->topic, (int)m->topic_len) == MOSQ_ERR_SUCCESS);
 	require(m->qos <= 2);
 	require(m->timestamp >= 0);
-	require(frame->has_timestamp || m->timestamp == NOW);
+	require(m->own_timestamp || m->timestamp == NOW);
 
 	if (root) {
 		const json_t *topic = json_object_get(root, "topic");
@@ -121,7 +121,7 @@ static void check_message(const struct frame *frame, const char *line, size_t le
 			json_string_length(topic));
 		require(m->qos == (qos ? json_integer_value(qos) : DEFAULT_QOS));
 		require(m->retain == json_is_true(json_object_get(root, "retain")));
-		require(frame->has_timestamp == (timestamp != NULL));
+		require(m->own_timestamp == (timestamp != NULL));
 		require(!timestamp || m->timestamp == json_integer_value(timestamp));
 		require(!json_object_get(root, "id") == !frame->id);
 		check_payload(m, root, line, len);

@@ -142,7 +142,7 @@ START_TEST(test_good)
 	ck_assert_uint_eq(m->qos, good[_i].qos);
 	ck_assert(m->retain == good[_i].retain);
 	ck_assert_int_eq(m->timestamp, good[_i].timestamp ? good[_i].timestamp : NOW);
-	ck_assert(frame.has_timestamp == (good[_i].timestamp != 0));
+	ck_assert(m->own_timestamp == (good[_i].timestamp != 0));
 
 	if (!good[_i].id) {
 		ck_assert_ptr_null(frame.id);
