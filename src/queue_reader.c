@@ -8,11 +8,13 @@
 
 #include "log.h"
 #include "queue_sql.h"
+#include "queue_vfs.h"
 
 /* Long enough for the writer to finish recovering a log; readers never wait for it otherwise. */
 #define BUSY_TIMEOUT_MSEC 1000
 
 struct queue_reader {
+	struct queue_vfs *vfs;
 	sqlite3 *db;
 	sqlite3_stmt *rows;
 	sqlite3_stmt *next_id;
@@ -23,7 +25,11 @@ static int open_reader(struct queue_reader *r, const char *path)
 {
 	int rc, ret;
 
-	rc = sqlite3_open_v2(path, &r->db, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL);
+	ret = queue_vfs_new(&r->vfs);
+	if (ret < 0)
+		return ret;
+	rc = sqlite3_open_v2(
+		path, &r->db, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, queue_vfs_name(r->vfs));
 	if (rc != SQLITE_OK)
 		return queue_sql_fail(r->db, rc, "cannot open for reading");
 	sqlite3_extended_result_codes(r->db, 1);
@@ -74,20 +80,38 @@ struct queue_reader *queue_reader_free(struct queue_reader *r)
 	sqlite3_finalize(r->next_id);
 	sqlite3_finalize(r->meta);
 	sqlite3_close(r->db);
+	queue_vfs_free(r->vfs);
 	free(r);
 	return NULL;
 }
 
-static void read_row(sqlite3_stmt *stmt, struct message *m)
+/* Rot, found in what was read. */
+static int bad_row(struct queue_reader *r, sqlite3_stmt *stmt, const char *fault)
 {
+	log_error("%s: row %lld is damaged: %s", sqlite3_db_filename(r->db, "main"),
+		(long long)sqlite3_column_int64(stmt, 0), fault);
+	return -EUCLEAN;
+}
+
+static int read_row(struct queue_reader *r, sqlite3_stmt *stmt, uint64_t after, struct message *m)
+{
+	const char *fault = queue_sql_row_fault(stmt);
+
+	if (!fault && (uint64_t)sqlite3_column_int64(stmt, 0) <= after)
+		fault = "it is out of order";
+	if (fault)
+		return bad_row(r, stmt, fault);
 	m->id = (uint64_t)sqlite3_column_int64(stmt, 0);
 	m->topic = (const char *)sqlite3_column_text(stmt, 1);
+	if (!m->topic)
+		return -ENOMEM;
 	m->topic_len = (size_t)sqlite3_column_bytes(stmt, 1);
 	m->payload = sqlite3_column_blob(stmt, 2);
 	m->payload_len = (size_t)sqlite3_column_bytes(stmt, 2);
 	m->qos = (uint8_t)sqlite3_column_int(stmt, 3);
 	m->retain = sqlite3_column_int(stmt, 4) != 0;
 	m->timestamp = sqlite3_column_int64(stmt, 5);
+	return m->payload || m->payload_len == 0 ? 0 : -ENOMEM;
 }
 
 int queue_reader_rows(struct queue_reader *r, uint64_t after, uint64_t upto, unsigned limit,
@@ -103,11 +127,10 @@ int queue_reader_rows(struct queue_reader *r, uint64_t after, uint64_t upto, uns
 	while ((rc = sqlite3_step(stmt)) == SQLITE_ROW) {
 		struct message m;
 
-		read_row(stmt, &m);
-		if (!m.topic) {
-			k = -ENOMEM;
+		k = read_row(r, stmt, after, &m);
+		if (k < 0)
 			break;
-		}
+		after = m.id;
 		n++;
 		k = fn(userdata, &m);
 		if (k != 0)
@@ -147,7 +170,11 @@ int queue_reader_meta(struct queue_reader *r, const char *key, char **ret)
 	if (rc != SQLITE_OK)
 		return queue_sql_fail(r->db, rc, "cannot read meta");
 	rc = sqlite3_step(r->meta);
-	if (rc == SQLITE_ROW) {
+	if (rc == SQLITE_ROW && sqlite3_column_type(r->meta, 0) != SQLITE_TEXT &&
+		sqlite3_column_type(r->meta, 0) != SQLITE_INTEGER) {
+		log_error("%s: meta has no text for %s", sqlite3_db_filename(r->db, "main"), key);
+		k = -EUCLEAN;
+	} else if (rc == SQLITE_ROW) {
 		text = (const char *)sqlite3_column_text(r->meta, 0);
 		copy = text ? strdup(text) : NULL;
 		if (copy)

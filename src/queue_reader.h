@@ -15,7 +15,8 @@ struct queue_reader;
  * message is valid during the call only. */
 typedef int (*queue_reader_fn)(void *userdata, const struct message *m);
 
-/* Opens `path`, which the writer must have open already. 0 or -errno, logged. */
+/* Opens `path`, which the writer must have open already. 0 or -errno, logged; -EUCLEAN, here and
+ * below: the database is rotten, see queue_params. */
 int queue_reader_new(struct queue_reader **ret, const char *path) _must_check_;
 /* Takes NULL, returns NULL. */
 struct queue_reader *queue_reader_free(struct queue_reader *r);

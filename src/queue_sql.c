@@ -7,10 +7,12 @@
 #include <errno.h>
 
 #include "log.h"
+#include "queue_vfs.h"
 
 /* Each migration brings user_version from its index to its index + 1. */
 static const char *const migrations[] = {
 #include "sql-001.inc"
+#include "sql-002.inc"
 };
 
 _Static_assert(ARRAY_SIZE(migrations) == QUEUE_SCHEMA_VERSION, "one migration a version");
@@ -43,7 +45,12 @@ int queue_sql_fail(sqlite3 *db, int rc, const char *what)
 	int system_errno = db ? sqlite3_system_errno(db) : 0;
 	int r = queue_sql_errno(rc);
 
-	log_error("%s: %s: %s (SQLite code %d%s%s)", file ? file : "queue", what,
+	if ((rc & 0xff) == SQLITE_FULL)
+		system_errno = queue_vfs_full_errno(db);
+	if (system_errno == ENOSPC || system_errno == EDQUOT)
+		r = -system_errno;
+	log_write(queue_vfs_tells(db, rc) ? LOG_ERR : LOG_DEBUG, NULL,
+		"%s: %s: %s (SQLite code %d%s%s)", file ? file : "queue", what,
 		db ? sqlite3_errmsg(db) : sqlite3_errstr(rc), rc, system_errno ? ", " : "",
 		system_errno ? strerrordesc_np(system_errno) : "");
 	return r < 0 ? r : -EIO;
@@ -113,48 +120,40 @@ rollback:
 	return r;
 }
 
-int queue_sql_check(sqlite3 *db, int64_t *ret_version)
+int queue_sql_migrate_to(sqlite3 *db, int64_t version, int64_t to)
 {
-	const char *file = sqlite3_db_filename(db, "main");
-	int64_t version, tables, ours;
-	int r;
-
-	/* The first read; it finds a file that is no database. */
-	r = queue_sql_integer(db, "PRAGMA user_version", &version);
-	if (r < 0)
-		return r;
-	if (version > QUEUE_SCHEMA_VERSION) {
-		log_error("%s: schema version %lld is newer than this program's %d; run the newer "
-			  "program, or name another queue.path. Nothing was changed.",
-			file, (long long)version, QUEUE_SCHEMA_VERSION);
-		return -EPROTONOSUPPORT;
-	}
-	r = queue_sql_integer(db, "SELECT count(*) FROM sqlite_schema", &tables);
-	if (r < 0)
-		return r;
-	r = queue_sql_integer(db,
-		"SELECT count(*) FROM sqlite_schema "
-		"WHERE type = 'table' AND name IN ('queue', 'dead_letters', 'meta')",
-		&ours);
-	if (r < 0)
-		return r;
-	if (version < 0 || (version == 0 && tables > 0) || (version > 0 && ours != 3)) {
-		log_error("%s: is an SQLite database of another program (user_version %lld); name "
-			  "another queue.path. Nothing was changed.",
-			file, (long long)version);
-		return -EUCLEAN;
-	}
-	*ret_version = version;
-	return 0;
-}
-
-int queue_sql_migrate(sqlite3 *db, int64_t version)
-{
-	for (; version < QUEUE_SCHEMA_VERSION; version++) {
+	for (; version < to; version++) {
 		int r = migrate_step(db, version);
 
 		if (r < 0)
 			return r;
 	}
 	return 0;
+}
+
+int queue_sql_migrate(sqlite3 *db, int64_t version)
+{
+	return queue_sql_migrate_to(db, version, QUEUE_SCHEMA_VERSION);
+}
+
+const char *queue_sql_row_fault(sqlite3_stmt *stmt)
+{
+	int64_t qos, retained;
+
+	if (sqlite3_column_type(stmt, 0) != SQLITE_INTEGER || sqlite3_column_int64(stmt, 0) <= 0)
+		return "its id is no positive number";
+	if (sqlite3_column_type(stmt, 1) != SQLITE_TEXT || sqlite3_column_bytes(stmt, 1) == 0 ||
+		sqlite3_column_bytes(stmt, 1) > UINT16_MAX)
+		return "its topic is no text, empty or too long";
+	if (sqlite3_column_type(stmt, 2) != SQLITE_BLOB)
+		return "its payload is no blob";
+	qos = sqlite3_column_int64(stmt, 3);
+	if (sqlite3_column_type(stmt, 3) != SQLITE_INTEGER || qos < 0 || qos > 2)
+		return "its qos is not 0, 1 or 2";
+	retained = sqlite3_column_int64(stmt, 4);
+	if (sqlite3_column_type(stmt, 4) != SQLITE_INTEGER || retained < 0 || retained > 1)
+		return "its retained is not 0 or 1";
+	if (sqlite3_column_type(stmt, 5) != SQLITE_INTEGER)
+		return "its timestamp is no integer";
+	return NULL;
 }

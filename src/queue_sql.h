@@ -10,7 +10,7 @@
 #include "util.h"
 
 /* The schema version this program writes: PRAGMA user_version. */
-#define QUEUE_SCHEMA_VERSION 1
+#define QUEUE_SCHEMA_VERSION 2
 
 /* An SQLite result code (extended or not) -> -errno. */
 int queue_sql_errno(int rc);
@@ -28,12 +28,14 @@ int queue_sql_exec(sqlite3 *db, const char *sql, const char *what) _must_check_;
  * -errno, logged. */
 int queue_sql_integer(sqlite3 *db, const char *sql, int64_t *ret) _must_check_;
 
-/*
- * Looks whether the database is empty or ours, and of which schema version; reads only. 0 and
- * *ret_version; -EPROTONOSUPPORT for one of a newer program, -EUCLEAN for one that is not ours,
- * both logged; -errno.
- */
-int queue_sql_check(sqlite3 *db, int64_t *ret_version) _must_check_;
-
 /* Brings the schema from `version` to QUEUE_SCHEMA_VERSION, one transaction a step. 0 or -errno. */
 int queue_sql_migrate(sqlite3 *db, int64_t version) _must_check_;
+/* The same up to version `to`. */
+int queue_sql_migrate_to(sqlite3 *db, int64_t version, int64_t to) _must_check_;
+
+/*
+ * What is wrong with a row as SQLite gives it: a statement whose first columns are id, topic,
+ * payload, qos, retained and timestamp. NULL: nothing. Call before any column is converted. Damage
+ * can bring forth rows that no CHECK of the schema would have let in.
+ */
+const char *queue_sql_row_fault(sqlite3_stmt *stmt);

@@ -46,11 +46,6 @@ static unsigned unsigned_min(unsigned a, unsigned b)
 	return a < b ? a : b;
 }
 
-static uint64_t u64_max(uint64_t a, uint64_t b)
-{
-	return a > b ? a : b;
-}
-
 static double clamp(double value, double least, double most)
 {
 	if (value > most)

@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The write-ahead log: when its frames go to the database, and that its file stays small.
+ *
+ * SQLite's own policy tries a checkpoint after every commit once the log is over the threshold,
+ * with two syncs each time, and never waits for a reader: under steady reading the log starts over
+ * only by luck. Here a checkpoint is tried once for each threshold of new frames, and when readers
+ * have held the log for several of these, they are waited for, shortly.
+ *
+ * Invariant: a checkpoint that fails never makes a commit fail that went before it. The rows are
+ * in the log, which is as good; it is tried again later.
+ */
+#include <errno.h>
+#include <sys/stat.h>
+
+#include "log.h"
+#include "queue_internal.h"
+
+#define THRESHOLD_FRAMES   1000
+#define THRESHOLD_LEAST	   4
+#define BOUND_PART	   16 /* of max_bytes is the log's */
+#define RESERVE_SHARE	   2
+#define FRAME_HEADER_BYTES 24
+#define RESTART_THRESHOLDS 4
+#define RESTART_BUSY_MSEC  50
+/* A wait that was in vain, so many times, is left to commits before the next. */
+#define RESTART_PAUSE_FACTOR 2
+#define CROWDED_PAUSE_USEC   USEC_PER_SEC
+#define TELL_USEC	     (60 * USEC_PER_SEC)
+/* Frames of a small transaction besides its rows: leaf, counts, ids, free list, page 1. */
+#define TRANSACTION_FRAMES 12
+
+static uint64_t frame_bytes(const struct queue *q)
+{
+	return q->space.page_size + FRAME_HEADER_BYTES;
+}
+
+uint64_t queue_log_allowance(const struct queue *q)
+{
+	return q->log.threshold * frame_bytes(q);
+}
+
+uint64_t queue_log_estimate(const struct queue *q, uint64_t bytes)
+{
+	uint64_t frames = q->log.in_database ? 0 : q->log.frames;
+
+	/* Inner pages and pointer maps come with the leaves. */
+	frames += bytes / q->space.page_size * 33 / 32 + TRANSACTION_FRAMES;
+	return u64_max(q->log.bytes, frames * frame_bytes(q));
+}
+
+/* SQLite tells how long the log is, in frames, right after a commit. */
+static int note_frames(void *userdata, sqlite3 *db, const char *name, int frames)
+{
+	struct queue *q = userdata;
+
+	(void)db;
+	(void)name;
+	if (queue_vfs_log_starts(q->vfs) != q->log.starts) {
+		q->log.starts = queue_vfs_log_starts(q->vfs);
+		q->log.due = q->log.threshold;
+		q->log.restart_due = RESTART_THRESHOLDS * q->log.threshold;
+	}
+	q->log.frames = (uint64_t)frames;
+	q->log.in_database = false;
+	return SQLITE_OK;
+}
+
+static void measure(struct queue *q)
+{
+	struct stat st;
+
+	/* By name: opening and closing the file would take SQLite's locks away. */
+	q->log.bytes = stat(q->log.path, &st) == 0 ? (uint64_t)st.st_size : 0;
+}
+
+void queue_log_start(struct queue *q)
+{
+	struct queue_log *log = &q->log;
+	uint64_t part = q->params.max_bytes / BOUND_PART / q->space.page_size;
+
+	*log = (struct queue_log){ .path = sqlite3_filename_wal(
+					   sqlite3_db_filename(q->db, "main")) };
+	log->threshold = THRESHOLD_FRAMES;
+	if (q->params.max_bytes)
+		log->threshold = u64_min(part, log->threshold);
+	/* On a full disk the reserve must do for the database to take the log's frames in. */
+	log->threshold =
+		u64_min(log->threshold, queue_reserve_bytes(q) / RESERVE_SHARE / frame_bytes(q));
+	log->threshold = u64_max(log->threshold, THRESHOLD_LEAST);
+	log->due = log->threshold;
+	log->restart_due = RESTART_THRESHOLDS * log->threshold;
+	sqlite3_wal_hook(q->db, note_frames, q);
+	measure(q);
+}
+
+static int tell_failure(struct queue *q, int rc)
+{
+	uint64_t now = now_usec();
+
+	if (q->log.told_usec && now - q->log.told_usec < TELL_USEC)
+		return queue_sql_errno(rc);
+	q->log.told_usec = now;
+	return queue_sql_fail(q->db, rc,
+		"cannot move the write-ahead log into the database, is tried again later");
+}
+
+/* 0, -EBUSY when readers or another connection are in the way, or another -errno. */
+static int checkpoint(struct queue *q, int mode)
+{
+	int frames = -1, moved = -1, rc;
+
+	rc = sqlite3_wal_checkpoint_v2(q->db, NULL, mode, &frames, &moved);
+	measure(q);
+	q->log.due = q->log.frames + q->log.threshold;
+	q->log.in_database = frames >= 0 && frames == moved;
+	if ((rc & 0xff) == SQLITE_BUSY || (rc & 0xff) == SQLITE_LOCKED)
+		return -EBUSY;
+	return rc == SQLITE_OK ? 0 : tell_failure(q, rc);
+}
+
+/* Unlike SQLite's own it looks again each millisecond: readers are brief, but many. */
+static int wait_for_readers(void *userdata, int n)
+{
+	const uint64_t *deadline = userdata;
+
+	(void)n;
+	if (now_usec() >= *deadline)
+		return 0;
+	usleep(1000);
+	return 1;
+}
+
+int queue_log_truncate(struct queue *q, unsigned busy_msec)
+{
+	uint64_t deadline = now_usec() + busy_msec * USEC_PER_MSEC;
+	int r;
+
+	if (busy_msec > 0)
+		sqlite3_busy_handler(q->db, wait_for_readers, &deadline);
+	r = checkpoint(q, SQLITE_CHECKPOINT_TRUNCATE);
+	sqlite3_busy_handler(q->db, NULL, NULL);
+	if (r == 0) {
+		q->log.frames = 0;
+		q->log.in_database = true;
+		q->log.due = q->log.threshold;
+		q->log.restart_due = RESTART_THRESHOLDS * q->log.threshold;
+	}
+	return r;
+}
+
+/*
+ * The log takes what the bound would leave to messages. Where the oldest are dropped they leave it
+ * its part; where new ones are refused it gives way before that.
+ */
+static bool crowded(const struct queue *q)
+{
+	uint64_t allowance = queue_log_allowance(q);
+
+	if (!q->params.max_bytes)
+		return false;
+	if (q->params.drop_oldest)
+		return q->log.bytes > allowance &&
+			q->space.live + q->log.bytes > q->params.max_bytes;
+	return q->log.bytes > allowance / 2 &&
+		q->space.live + q->log.bytes + allowance > q->params.max_bytes;
+}
+
+void queue_log_committed(struct queue *q)
+{
+	struct queue_log *log = &q->log;
+	uint64_t now;
+	bool held, wanted;
+
+	measure(q);
+	held = log->frames >= log->restart_due;
+	wanted = crowded(q);
+	now = held || wanted ? now_usec() : 0;
+	if ((held || wanted) && now >= log->restart_usec) {
+		uint64_t then = now;
+
+		if (queue_log_truncate(q, RESTART_BUSY_MSEC) == 0)
+			return;
+		now = now_usec();
+		log->restart_due = log->frames + log->threshold;
+		log->restart_usec =
+			now + (held ? RESTART_PAUSE_FACTOR * (now - then) : CROWDED_PAUSE_USEC);
+	} else if (log->frames >= log->due) {
+		(void)checkpoint(q, SQLITE_CHECKPOINT_PASSIVE);
+	}
+}
+
+void queue_log_move(struct queue *q)
+{
+	/* Not truncated: the file's blocks are ours, and the next commit writes over them. */
+	if (q->log.frames > 0 && !q->log.in_database)
+		(void)checkpoint(q, SQLITE_CHECKPOINT_PASSIVE);
+}
+
+int queue_log_tidy(struct queue *q)
+{
+	/* One more try after a commit that met readers; a full queue may see no further commit. */
+	if (!crowded(q) || now_usec() < q->log.restart_usec)
+		return 0;
+	if (queue_log_truncate(q, 0) < 0)
+		q->log.restart_usec = now_usec() + CROWDED_PAUSE_USEC;
+	return 0;
+}
