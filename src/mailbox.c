@@ -20,6 +20,8 @@ struct mailbox {
 
 	uint64_t committed;
 	uint64_t claimed;
+	bool frozen; /* the gateway drops rows above `claimed` */
+	bool denied; /* the uplink asked for more meanwhile */
 	uint64_t acked[MAILBOX_SPAN];
 	size_t n_acked;
 	size_t n_removed;
@@ -33,6 +35,9 @@ struct mailbox {
 
 	struct mailbox_status status;
 	bool status_changed;
+
+	struct clock clock;
+	bool rotten;
 
 	uint64_t pings;
 	uint64_t answers;
@@ -169,6 +174,47 @@ uint64_t mailbox_claimed(struct mailbox *m)
 	return claimed;
 }
 
+uint64_t mailbox_freeze(struct mailbox *m)
+{
+	uint64_t claimed;
+
+	lock(m);
+	m->frozen = true;
+	claimed = m->claimed;
+	unlock(m);
+	return claimed;
+}
+
+void mailbox_thaw(struct mailbox *m)
+{
+	bool denied;
+
+	lock(m);
+	m->frozen = false;
+	denied = m->denied;
+	m->denied = false;
+	unlock(m);
+	if (denied)
+		ring(m->uplink_fd);
+}
+
+void mailbox_post_clock(struct mailbox *m, const struct clock *clock)
+{
+	lock(m);
+	m->clock = *clock;
+	unlock(m);
+}
+
+bool mailbox_rotten(struct mailbox *m)
+{
+	bool rotten;
+
+	lock(m);
+	rotten = m->rotten;
+	unlock(m);
+	return rotten;
+}
+
 bool mailbox_take_meta(struct mailbox *m, struct mailbox_meta *ret)
 {
 	bool wanted;
@@ -239,6 +285,22 @@ void mailbox_post_stop(struct mailbox *m, bool hurry)
 	ring(m->uplink_fd);
 }
 
+void mailbox_reset(struct mailbox *m)
+{
+	lock(m);
+	m->committed = m->claimed = 0;
+	m->frozen = m->denied = false;
+	m->n_acked = m->n_removed = 0;
+	m->n_condemned = m->n_unburied = 0;
+	m->meta_state = META_NONE;
+	m->status_changed = false;
+	m->rotten = false;
+	m->answers = m->pings;
+	m->reconnect = m->stop = m->hurry = m->done = false;
+	unlock(m);
+	clear(m->uplink_fd);
+}
+
 bool mailbox_uplink_done(struct mailbox *m)
 {
 	bool done;
@@ -263,13 +325,39 @@ void mailbox_uplink_clear(struct mailbox *m)
 
 uint64_t mailbox_claim(struct mailbox *m, uint64_t upto)
 {
-	uint64_t committed;
-
 	lock(m);
-	m->claimed = upto;
-	committed = m->committed;
+	if (upto > m->committed)
+		upto = m->committed;
+	if (upto > m->claimed && m->frozen)
+		m->denied = true;
+	else if (upto > m->claimed)
+		m->claimed = upto;
+	upto = m->claimed;
 	unlock(m);
-	return committed;
+	return upto;
+}
+
+void mailbox_release(struct mailbox *m, uint64_t upto)
+{
+	lock(m);
+	if (upto < m->claimed)
+		m->claimed = upto;
+	unlock(m);
+}
+
+void mailbox_clock(struct mailbox *m, struct clock *ret)
+{
+	lock(m);
+	*ret = m->clock;
+	unlock(m);
+}
+
+void mailbox_post_rotten(struct mailbox *m)
+{
+	lock(m);
+	m->rotten = true;
+	unlock(m);
+	ring(m->gateway_fd);
 }
 
 void mailbox_post_acked(struct mailbox *m, const uint64_t *ids, size_t n)

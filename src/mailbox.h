@@ -6,6 +6,7 @@
  */
 #pragma once
 
+#include "clock.h"
 #include "util.h"
 
 /* Rows the uplink may have sent or had acknowledged without their removal being confirmed. Far
@@ -60,6 +61,15 @@ size_t mailbox_take_condemned(struct mailbox *m, struct mailbox_condemned *rows,
 void mailbox_post_buried(struct mailbox *m, size_t n);
 /* Rows up to this id may be under the uplink's eyes: nobody else may touch them. */
 uint64_t mailbox_claimed(struct mailbox *m);
+/* The same, and until mailbox_thaw() the uplink claims nothing above it. For no longer than a
+ * transaction without a sync takes. */
+uint64_t mailbox_freeze(struct mailbox *m);
+void mailbox_thaw(struct mailbox *m);
+/* How the clock stands, for the age of messages: as trusted only when no committed row has a
+ * timestamp that is yet to be corrected. */
+void mailbox_post_clock(struct mailbox *m, const struct clock *clock);
+/* Whether the uplink has met a database that is malformed. */
+bool mailbox_rotten(struct mailbox *m);
 /* A meta key to write durably: true and *ret when one waits. Confirm with mailbox_post_noted(). */
 bool mailbox_take_meta(struct mailbox *m, struct mailbox_meta *ret);
 void mailbox_post_noted(struct mailbox *m);
@@ -72,6 +82,8 @@ bool mailbox_pinged(struct mailbox *m);
 void mailbox_post_reconnect(struct mailbox *m);
 /* The uplink shall end: finish what is in flight, or with `hurry` drop it. */
 void mailbox_post_stop(struct mailbox *m, bool hurry);
+/* As new, for another uplink; the last one's thread is joined. */
+void mailbox_reset(struct mailbox *m);
 /* The uplink has ended; its thread may be joined without waiting. */
 bool mailbox_uplink_done(struct mailbox *m);
 
@@ -79,8 +91,18 @@ bool mailbox_uplink_done(struct mailbox *m);
 
 int mailbox_uplink_fd(const struct mailbox *m);
 void mailbox_uplink_clear(struct mailbox *m);
-/* Announces that rows up to `upto` may be read from now on; returns the last committed id. */
+/*
+ * Announces that rows up to `upto` may be read from now on. Returns up to which id they may indeed:
+ * never beyond the last committed one, nor, while the gateway drops rows, beyond what was claimed
+ * before; then it rings when that is over.
+ */
 uint64_t mailbox_claim(struct mailbox *m, uint64_t upto);
+/* Of the rows claimed, those above `upto` are of no interest any more. */
+void mailbox_release(struct mailbox *m, uint64_t upto);
+void mailbox_clock(struct mailbox *m, struct clock *ret);
+/* The reader says that the database is malformed: the gateway will set it aside, and end this
+ * thread for it. */
+void mailbox_post_rotten(struct mailbox *m);
 /* `n` more rows were taken by the broker. Never more than MAILBOX_SPAN unconfirmed at a time. */
 void mailbox_post_acked(struct mailbox *m, const uint64_t *ids, size_t n);
 /* Whether there is room for mailbox_post_condemned(); else again when the gateway has rung. */

@@ -80,6 +80,12 @@ void trial_next(struct trial *t, uint64_t id)
 		acquit(t);
 }
 
+void trial_gone(struct trial *t)
+{
+	if (t->state == TRIAL_ALONE || t->state == TRIAL_WITHOUT)
+		acquit(t);
+}
+
 enum trial_verdict trial_refused(struct trial *t, uint64_t id, bool final)
 {
 	if (final && t->state != TRIAL_NONE && t->suspect != id)

@@ -71,6 +71,8 @@ enum trial_verdict trial_alive(struct trial *t);
  * dropped, purged). To be asked before trial_admits().
  */
 void trial_next(struct trial *t, uint64_t id);
+/* The suspect is no longer in the queue, and nobody is told why. */
+void trial_gone(struct trial *t);
 /* Whether row `id` may go while `inflight` others are in flight. */
 bool trial_admits(const struct trial *t, uint64_t id, unsigned inflight);
 /* Somebody asks to try again: a held queue goes on with the suspect alone. */

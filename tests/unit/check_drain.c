@@ -28,7 +28,6 @@ static struct drain *d;
 static struct {
 	uint64_t sent[MAX_ROWS]; /* ids in order */
 	size_t n_sent;
-	uint64_t highest; /* id */
 	uint16_t next_mid;
 	uint64_t by_mid[UINT16_MAX + 1]; /* the row that is in flight with it, or 0 */
 	uint16_t mid_of[MAX_ROWS]; /* of a row's last sending */
@@ -78,10 +77,8 @@ static int publish(void *userdata, const struct message *m, int *ret_mid, const 
 	uint16_t mid;
 
 	ck_assert_ptr_eq(userdata, &broker);
-	/* Nobody else may touch this one, nor one that was sent before. */
-	if (m->id > broker.highest)
-		broker.highest = m->id;
-	ck_assert_uint_ge(mailbox_claimed(mailbox), broker.highest);
+	/* Nobody else may touch this one. */
+	ck_assert_uint_ge(mailbox_claimed(mailbox), m->id);
 	ck_assert_uint_le(m->id, committed);
 	if (broker.on_send)
 		broker.on_send(m);
@@ -195,7 +192,7 @@ static void append(unsigned n, uint8_t qos, size_t size)
 
 	ck_assert_int_eq(queue_begin(q, true), 0);
 	for (unsigned i = 0; i < n; i++)
-		ck_assert_int_eq(queue_append(q, &m, &id), 0);
+		ck_assert_int_eq(queue_append(q, &m, 0, &id), 0);
 	ck_assert_int_eq(queue_commit(q), 0);
 	post_committed(queue_last_id(q));
 }
@@ -913,23 +910,118 @@ START_TEST(test_refused_inside)
 }
 END_TEST
 
-/* Rows that are under way stay claimed, wherever the cursor stands. */
+/* Rows that are under way stay claimed, wherever the cursor stands, and no other ones. */
 START_TEST(test_claim_covers_what_was_sent)
 {
 	append(5000, 1, 10);
 	remove_from(2, 4997);
-	start(10, 1000);
+	start(3, 1000);
+	ck_assert_uint_eq(mailbox_claimed(mailbox), 0);
 	pump();
-	expect_sent("1 4998 4999 5000");
-	ck_assert_uint_ge(mailbox_claimed(mailbox), 5000);
+	expect_sent("1 4998 4999");
+	ck_assert_uint_eq(mailbox_claimed(mailbox), 4999);
 	answer(1, false);
 	pump();
 	expect_sent("1");
-	ck_assert_uint_ge(mailbox_claimed(mailbox), 5000);
-	take(5000);
+	ck_assert_uint_eq(mailbox_claimed(mailbox), 4999);
+	take(4999);
 	answer(1, false);
 	pump();
-	ck_assert_uint_ge(mailbox_claimed(mailbox), 5000);
+	expect_sent("1 5000");
+	ck_assert_uint_eq(mailbox_claimed(mailbox), 5000);
+	/* Until the gateway has removed it, too. */
+	take(5000);
+	drain_flush(d);
+	ck_assert_uint_eq(mailbox_claimed(mailbox), 5000);
+	confirm_all();
+	drain_flush(d);
+	ck_assert_uint_eq(mailbox_claimed(mailbox), 4998);
+	finish();
+	ck_assert_uint_eq(mailbox_claimed(mailbox), 0);
+}
+END_TEST
+
+/* What is lost is anybody's; what the library sends again by itself is not. */
+START_TEST(test_claims_without_a_connection)
+{
+	append(3, 1, 10);
+	append(2, 0, 10);
+	append(2000, 1, 10);
+	start(6, 1000);
+	pump();
+	expect_sent("1 2 3 4 5 6");
+	ck_assert_uint_eq(mailbox_claimed(mailbox), 6);
+	take(6);
+	lose_connection();
+	ck_assert_uint_eq(mailbox_claimed(mailbox), 6); /* it is taken, and not yet removed */
+	drain_flush(d);
+	confirm_all();
+	drain_flush(d);
+	ck_assert_uint_eq(mailbox_claimed(mailbox), 3);
+	append(1, 1, 10);
+	drain_flush(d);
+	ck_assert_uint_eq(mailbox_claimed(mailbox), 3);
+	lose_session();
+	ck_assert_uint_eq(mailbox_claimed(mailbox), 0);
+	drain_connected(d, 0, 2);
+	pump();
+	expect_sent("1 2 3 4 5 7");
+	ck_assert_uint_eq(mailbox_claimed(mailbox), 7);
+	finish();
+}
+END_TEST
+
+/* The gateway drops rows: nothing new goes meanwhile, nothing is lost, and it rings afterwards. */
+START_TEST(test_frozen)
+{
+	append(6, 1, 10);
+	start(3, 1000);
+	ck_assert_uint_eq(mailbox_freeze(mailbox), 0);
+	pump();
+	expect_sent("");
+	remove_from(2, 2);
+	mailbox_thaw(mailbox);
+	pump();
+	expect_sent("1 3 4");
+	take(3);
+	ck_assert_uint_eq(mailbox_freeze(mailbox), 4);
+	pump();
+	expect_sent("");
+	expect_acked("3"); /* what is done is told */
+	remove_from(5, 5);
+	mailbox_thaw(mailbox);
+	pump();
+	expect_sent("6");
+	/* In the middle of a replay, too. */
+	lose_session();
+	drain_connected(d, 0, 2);
+	ck_assert_uint_eq(mailbox_freeze(mailbox), 3);
+	pump();
+	expect_sent("1"); /* below row 3, which is not yet removed */
+	remove_from(6, 6);
+	mailbox_thaw(mailbox);
+	append(1, 1, 10);
+	pump();
+	expect_sent("4 7");
+	finish();
+}
+END_TEST
+
+/* A ring full of rows that were lost and dropped does not stop those behind it. */
+START_TEST(test_full_ring_dropped)
+{
+	append(MAILBOX_SPAN, 1, 10);
+	start(MAILBOX_SPAN * 2, SIZE_MAX);
+	pump();
+	ck_assert_uint_eq(broker.n_sent, MAILBOX_SPAN);
+	lose_session();
+	remove_from(1, MAILBOX_SPAN - 1 + (uint64_t)_i);
+	append(3, 1, 10);
+	broker.n_sent = 0;
+	drain_connected(d, 0, 2);
+	pump();
+	expect_sent(_i ? "16385 16386 16387" : "16384 16385 16386 16387");
+	finish();
 }
 END_TEST
 
@@ -1189,6 +1281,105 @@ static void connect_again(void)
 	pump();
 }
 
+/* Held, and dropped to make room: the next one takes its place. */
+START_TEST(test_held_suspect_vanishes)
+{
+	append(6, 1, 10);
+	start(1, 1000);
+	for (uint64_t id = 1; id <= TRIAL_IN_A_ROW + 1; id++) {
+		pump();
+		refuse(id);
+		pump();
+		refuse(id);
+	}
+	ck_assert(drain_is_held(d));
+	drain_flush(d);
+	confirm_all();
+	drain_flush(d);
+	ck_assert_uint_eq(mailbox_claimed(mailbox), 0);
+	remove_from(4, 4);
+	broker.n_sent = 0;
+	pump();
+	expect_sent("");
+	drain_release(d);
+	pump();
+	expect_sent("5");
+	take(5);
+	pump();
+	expect_sent("6");
+	finish();
+}
+END_TEST
+
+/* Brought to the last look at row 2, which is not in flight: the connection without it lives. */
+static void bring_to_the_last_death(void)
+{
+	append(4, 1, 10);
+	start(10, 1000);
+	pump();
+	take(1);
+	for (unsigned i = 0; i < TRIAL_BARREN; i++) {
+		ck_assert(!closed());
+		connect_again();
+	}
+	ck_assert(closed());
+	connect_again();
+	for (unsigned i = 0; i < TRIAL_DEATHS; i++) {
+		ck_assert(closed());
+		connect_again();
+		if (i + 1 < TRIAL_DEATHS) {
+			drain_alive(d);
+			pump();
+		}
+	}
+	drain_flush(d);
+	confirm_all();
+	drain_flush(d);
+	broker.n_sent = 0;
+	expect_condemned("");
+	ck_assert(drain_wants_sign_of_life(d));
+	ck_assert_uint_eq(mailbox_claimed(mailbox), 0);
+}
+
+static const struct {
+	uint64_t first, last; /* dropped meanwhile */
+	bool frozen;
+	const char *condemned, *sent;
+} last_deaths[] = {
+	{ 1, 0, false, "2", "3 4" },
+	{ 1, 0, true, "2", "3 4" },
+	{ 2, 2, false, "", "3 4" },
+	{ 2, 2, true, "", "3 4" },
+	{ 2, 3, true, "", "4" },
+	{ 2, 4, false, "", "" },
+};
+
+/* One that is dropped before its verdict is not condemned, and not counted as if it were. */
+START_TEST(test_suspect_vanishes_before_the_verdict)
+{
+	bring_to_the_last_death();
+	if (last_deaths[_i].frozen) {
+		mailbox_freeze(mailbox);
+		drain_alive(d);
+		expect_condemned("");
+	}
+	if (last_deaths[_i].first <= last_deaths[_i].last)
+		remove_from(last_deaths[_i].first, last_deaths[_i].last);
+	if (last_deaths[_i].frozen)
+		mailbox_thaw(mailbox);
+	else
+		drain_alive(d);
+	pump();
+	ck_assert(!drain_wants_sign_of_life(d));
+	expect_condemned(last_deaths[_i].condemned);
+	expect_sent(last_deaths[_i].sent);
+	append(1, 1, 10);
+	pump();
+	expect_sent("5");
+	finish();
+}
+END_TEST
+
 /* A broker that closes on row 2, whatever else is sent. */
 START_TEST(test_closed_on)
 {
@@ -1381,6 +1572,7 @@ enum row_state {
 	ROW_WAITING, /* to be sent, for the first time or again */
 	ROW_SENT,
 	ROW_TAKEN,
+	ROW_REMOVED,
 	ROW_DROPPED,
 };
 
@@ -1399,7 +1591,7 @@ static struct {
 	size_t window_bytes;
 	bool connected;
 	bool breaking;
-	unsigned sends, again, losses, refusals, errors;
+	unsigned sends, again, losses, refusals, errors, drops;
 } model;
 
 static uint64_t below(uint64_t n)
@@ -1474,6 +1666,19 @@ static void model_append(void)
 	ck_assert_uint_lt(model.last, MAX_ROWS);
 }
 
+/* No row that is in flight, or taken and not removed, is above what is claimed. */
+static void model_check_claims(bool exactly)
+{
+	uint64_t id = model.last;
+
+	while (id > 0 && model.rows[id] != ROW_SENT && model.rows[id] != ROW_TAKEN)
+		id--;
+	if (exactly)
+		ck_assert_uint_eq(mailbox_claimed(mailbox), id);
+	else
+		ck_assert_uint_ge(mailbox_claimed(mailbox), id);
+}
+
 static void model_pump(void)
 {
 	int r;
@@ -1484,6 +1689,7 @@ static void model_pump(void)
 	ck_assert(r >= 0 || (r == -ENOMEM && broker.fails_at));
 	model.errors += r < 0;
 	broker.fails_at = 0;
+	model_check_claims(true);
 }
 
 static void model_answer(bool taken)
@@ -1541,15 +1747,37 @@ static void model_take_acked(void)
 		ck_assert_uint_eq(acked[i], model.taken[model.n_told++]);
 }
 
-/* Somebody drops a row that is not claimed. */
-static void model_drop(void)
+static void model_confirm(size_t n)
 {
-	uint64_t id = mailbox_claimed(mailbox) + 1 + below(20);
+	uint64_t messages = queue_messages(q);
 
-	if (id > model.last || model.rows[id] != ROW_WAITING)
-		return;
-	remove_from(id, id);
-	model.rows[id] = ROW_DROPPED;
+	for (size_t i = 0; i < n; i++)
+		model.rows[acked[i]] = ROW_REMOVED;
+	confirm(n);
+	/* Each was still there: nobody had dropped it. */
+	ck_assert_uint_eq(messages - n, queue_messages(q));
+}
+
+/* The gateway drops the oldest rows that are not claimed, or others in the middle. */
+static void model_drop(bool oldest)
+{
+	uint64_t id = mailbox_freeze(mailbox) + 1, last;
+
+	model_check_claims(false);
+	/* The uplink does not wait for it. */
+	if (below(2))
+		model_pump();
+	if (!oldest)
+		id += below(20);
+	last = id + below(oldest ? 30 : 3);
+	for (; id <= last && id <= model.last; id++) {
+		if (model.rows[id] != ROW_WAITING)
+			continue;
+		remove_from(id, id);
+		model.rows[id] = ROW_DROPPED;
+		model.drops++;
+	}
+	mailbox_thaw(mailbox);
 }
 
 static void model_unknown_mid(void)
@@ -1584,15 +1812,19 @@ static void model_step(void)
 	case 12: model_connect(); break;
 	case 13:
 		model_take_acked();
-		confirm(below(n_acked + 1));
+		model_confirm(below(n_acked + 1));
 		break;
-	case 14: drain_flush(d); break;
+	case 14:
+		drain_flush(d);
+		model_check_claims(true);
+		break;
 	case 15:
 		model_unknown_mid();
 		if (below(4) == 0)
-			model_drop();
+			model_drop(below(2));
 		break;
 	}
+	model_check_claims(false);
 	ck_assert_uint_eq(drain_inflight(d), model.in_flight);
 	ck_assert_uint_eq(drain_inflight_session(d), model.session);
 }
@@ -1609,7 +1841,7 @@ static void model_finish(void)
 			model_answer(true);
 		drain_flush(d);
 		model_take_acked();
-		confirm(n_acked);
+		model_confirm(n_acked);
 	}
 }
 
@@ -1637,7 +1869,7 @@ START_TEST(test_model)
 	ck_assert_uint_eq(drain_inflight(d), 0);
 	ck_assert_uint_eq(model.n_told, model.n_taken);
 	for (uint64_t id = 1; id <= model.last; id++)
-		ck_assert(model.rows[id] == ROW_TAKEN || model.rows[id] == ROW_DROPPED);
+		ck_assert(model.rows[id] == ROW_REMOVED || model.rows[id] == ROW_DROPPED);
 	/* Once each: a row that was taken is never in flight again, so never taken again. */
 	ck_assert_uint_ge(model.sends, model.n_taken);
 	/* It did see some weather. */
@@ -1646,6 +1878,7 @@ START_TEST(test_model)
 	ck_assert_uint_gt(model.losses, 20);
 	ck_assert_uint_gt(model.refusals, 20);
 	ck_assert_uint_gt(model.errors, 5);
+	ck_assert_uint_gt(model.drops, 100);
 }
 END_TEST
 
@@ -1695,6 +1928,9 @@ Suite *check_drain(void)
 	tcase_add_test(t, test_refused_is_sent_again);
 	tcase_add_test(t, test_refused_inside);
 	tcase_add_test(t, test_claim_covers_what_was_sent);
+	tcase_add_test(t, test_claims_without_a_connection);
+	tcase_add_test(t, test_frozen);
+	tcase_add_loop_test(t, test_full_ring_dropped, 0, 2);
 	tcase_add_test(t, test_publish_fails);
 	tcase_add_test(t, test_publish_fails_in_a_replay);
 	tcase_add_loop_test(t, test_publish_in_a_breaking_connection, 0, 2);
@@ -1708,6 +1944,9 @@ Suite *check_drain(void)
 	tcase_add_test(t, test_refused_twice);
 	tcase_add_test(t, test_refused_once);
 	tcase_add_test(t, test_suspect_vanishes);
+	tcase_add_test(t, test_held_suspect_vanishes);
+	tcase_add_loop_test(
+		t, test_suspect_vanishes_before_the_verdict, 0, ARRAY_SIZE(last_deaths));
 	tcase_add_test(t, test_closed_on);
 	tcase_add_test(t, test_lost_is_not_closed);
 	tcase_add_test(t, test_held);

@@ -78,10 +78,99 @@ START_TEST(test_committed_and_claimed)
 	mailbox_post_committed(m, 17);
 	expect_woken(false, true);
 	ck_assert_uint_eq(mailbox_claim(m, 40), 17);
-	ck_assert_uint_eq(mailbox_claimed(m), 40);
+	ck_assert_uint_eq(mailbox_claimed(m), 17);
 	mailbox_post_committed(m, 55);
+	ck_assert_uint_eq(mailbox_claim(m, 20), 20);
+	ck_assert_uint_eq(mailbox_claimed(m), 20);
 	ck_assert_uint_eq(mailbox_claim(m, 80), 55);
-	ck_assert_uint_eq(mailbox_claimed(m), 80);
+	ck_assert_uint_eq(mailbox_claimed(m), 55);
+	/* To claim less gives nothing back. */
+	ck_assert_uint_eq(mailbox_claim(m, 3), 55);
+	ck_assert_uint_eq(mailbox_claimed(m), 55);
+}
+END_TEST
+
+START_TEST(test_release)
+{
+	mailbox_post_committed(m, 100);
+	expect_woken(false, true);
+	ck_assert_uint_eq(mailbox_claim(m, 60), 60);
+	mailbox_release(m, 70);
+	ck_assert_uint_eq(mailbox_claimed(m), 60);
+	mailbox_release(m, 50);
+	ck_assert_uint_eq(mailbox_claimed(m), 50);
+	ck_assert_uint_eq(mailbox_claim(m, 55), 55);
+	mailbox_release(m, 0);
+	ck_assert_uint_eq(mailbox_claimed(m), 0);
+	expect_woken(false, false);
+}
+END_TEST
+
+/* While the gateway drops rows the uplink gets none that it did not have, and hears of the end. */
+START_TEST(test_freeze)
+{
+	mailbox_post_committed(m, 100);
+	expect_woken(false, true);
+	ck_assert_uint_eq(mailbox_claim(m, 10), 10);
+	ck_assert_uint_eq(mailbox_freeze(m), 10);
+	ck_assert_uint_eq(mailbox_claim(m, 10), 10);
+	ck_assert_uint_eq(mailbox_claim(m, 20), 10);
+	ck_assert_uint_eq(mailbox_claimed(m), 10);
+	/* What it gives back meanwhile it does not get again before the thaw. */
+	mailbox_release(m, 5);
+	ck_assert_uint_eq(mailbox_claim(m, 10), 5);
+	expect_woken(false, false);
+	mailbox_thaw(m);
+	expect_woken(false, true);
+	ck_assert_uint_eq(mailbox_claim(m, 20), 20);
+	mailbox_thaw(m);
+	expect_woken(false, false);
+}
+END_TEST
+
+/* Nobody is woken who did not ask. */
+START_TEST(test_freeze_unnoticed)
+{
+	mailbox_post_committed(m, 100);
+	expect_woken(false, true);
+	ck_assert_uint_eq(mailbox_claim(m, 10), 10);
+	ck_assert_uint_eq(mailbox_freeze(m), 10);
+	ck_assert_uint_eq(mailbox_claim(m, 7), 10);
+	mailbox_thaw(m);
+	expect_woken(false, false);
+	/* Nor was it asked for more than there is. */
+	ck_assert_uint_eq(mailbox_claim(m, 100), 100);
+	ck_assert_uint_eq(mailbox_freeze(m), 100);
+	ck_assert_uint_eq(mailbox_claim(m, 200), 100);
+	mailbox_thaw(m);
+	expect_woken(false, false);
+}
+END_TEST
+
+START_TEST(test_clock)
+{
+	struct clock clock = { .trusted = true, .offset_msec = -5 };
+
+	mailbox_clock(m, &clock);
+	ck_assert(!clock.trusted);
+	ck_assert_int_eq(clock.offset_msec, 0);
+	clock = (struct clock){ .trusted = true, .offset_msec = 1700000000000 };
+	mailbox_post_clock(m, &clock);
+	clock = (struct clock){ 0 };
+	mailbox_clock(m, &clock);
+	ck_assert(clock.trusted);
+	ck_assert_int_eq(clock.offset_msec, 1700000000000);
+	expect_woken(false, false); /* it is looked at with each message */
+}
+END_TEST
+
+START_TEST(test_rotten)
+{
+	ck_assert(!mailbox_rotten(m));
+	mailbox_post_rotten(m);
+	expect_woken(true, false);
+	ck_assert(mailbox_rotten(m));
+	ck_assert(mailbox_rotten(m));
 }
 END_TEST
 
@@ -444,6 +533,11 @@ Suite *check_mailbox(void)
 	tcase_add_test(t, test_free_takes_null);
 	tcase_add_test(t, test_empty);
 	tcase_add_test(t, test_committed_and_claimed);
+	tcase_add_test(t, test_release);
+	tcase_add_test(t, test_freeze);
+	tcase_add_test(t, test_freeze_unnoticed);
+	tcase_add_test(t, test_clock);
+	tcase_add_test(t, test_rotten);
 	tcase_add_test(t, test_condemned);
 	tcase_add_test(t, test_condemned_with_a_long_reason);
 	tcase_add_test(t, test_reconnect_is_taken_once);
