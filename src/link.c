@@ -1,128 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The link: see link.h. Owns the resolver, the client objects, and the two messages of its own,
- * birth and will.
+ * The link: see link.h. Owns the resolver and the client objects; what is published on the session
+ * is in link_message.c.
  *
  * Invariant: while `must_purge` holds there is no usable session; nothing that the broker answers
  * about it counts.
+ *
+ * Must not know: rows, what a failure leads to, when to connect.
  */
-#include "link.h"
-
 #include <errno.h>
 #include <stdio.h>
 
+#include "link_internal.h"
 #include "log.h"
-#include "resolver.h"
 
 /* Seconds: libmosquitto sends PINGREQ when it heard nothing for so long; it takes no less. */
 #define SIGN_OF_LIFE_KEEPALIVE 5
 
-enum step {
-	STEP_NONE,
-	STEP_RESOLVE,
-	STEP_NOTE,
-	STEP_PURGE,
-	STEP_SESSION,
-};
-
-struct link {
-	sd_event *event;
-	const struct config *config;
-	struct config_broker *broker;
-	char *name;
-	char *client_id;
-	char *queue_uuid;
-	struct link_memory *memory;
-	struct link_callbacks callbacks;
-	void *userdata;
-	bool probe;
-
-	enum step step;
-	uint16_t keepalive; /* of this attempt, seconds */
-	struct resolver *resolver;
-	struct resolver_result addresses;
-	unsigned tried; /* of them in this attempt, before the present one */
-	struct mqtt *purge;
-	struct mqtt *session;
-	struct mqtt_limits limits;
-	bool noted; /* `meta` says unclean, durably */
-	bool note_pending;
-	bool must_purge; /* the broker's session may hold what is not ours any more */
-
-	int birth_mid; /* packet identifiers of our own messages in flight, or 0 */
-	int will_mid;
-	char *topic; /* prefix and topic of the message being published */
-	size_t topic_size;
-	size_t prefix_len;
-	bool retain_dropped; /* said once a connection */
-};
-
 static void connect_next(struct link *l);
-
-static bool has_will(const struct link *l)
-{
-	return l->config->mqtt.will.topic[0] != '\0' && !l->probe;
-}
-
-/* --- messages of our own --------------------------------------------------------------------- */
-
-static uint8_t presence_qos(const struct link *l, const struct config_presence *p)
-{
-	return p->qos < l->limits.max_qos ? p->qos : l->limits.max_qos;
-}
-
-/* With the connection goes what the library has not written of QoS 0, without a word. */
-static void forget_presence(struct link *l)
-{
-	if (presence_qos(l, &l->config->mqtt.birth) == 0)
-		l->birth_mid = 0;
-	if (presence_qos(l, &l->config->mqtt.will) == 0)
-		l->will_mid = 0;
-}
-
-/* The library sets *mid before the acknowledgement can come, which sets it to 0. */
-static void publish_presence(
-	struct link *l, const struct config_presence *p, const char *what, int *mid)
-{
-	const struct message m = {
-		.topic = p->topic,
-		.topic_len = strlen(p->topic),
-		.payload = p->payload,
-		.payload_len = strlen(p->payload),
-		.qos = presence_qos(l, p),
-		.retain = p->retain && l->limits.retain_available,
-	};
-	const char *text = "";
-
-	if (!p->topic[0] || *mid != 0)
-		return; /* one that is in flight is sent again by the library */
-	if (mqtt_publish(l->session, &m, NULL, mid, &text) < 0) {
-		log_warning("%s: mqtt.%s cannot be published: %s", l->name, what, text);
-		*mid = 0;
-	}
-}
-
-static bool is_own(struct link *l, int mid)
-{
-	if (mid == l->birth_mid)
-		l->birth_mid = 0;
-	else if (mid == l->will_mid)
-		l->will_mid = 0;
-	else
-		return false;
-	return true;
-}
-
-void link_farewell(struct link *l)
-{
-	if (has_will(l) && l->memory->v311)
-		publish_presence(l, &l->config->mqtt.will, "will", &l->will_mid);
-}
-
-bool link_is_busy(const struct link *l)
-{
-	return l->birth_mid != 0 || l->will_mid != 0;
-}
 
 /* --- what the client objects report ---------------------------------------------------------- */
 
@@ -182,7 +77,7 @@ static void on_connected(void *userdata, const struct mqtt_limits *limits)
 			l->name, max_qos);
 	l->limits = *limits;
 	l->limits.max_qos = max_qos;
-	publish_presence(l, &l->config->mqtt.birth, "birth", &l->birth_mid);
+	link_publish_birth(l);
 	l->callbacks.connected(l->userdata, limits->receive_maximum, max_qos);
 }
 
@@ -245,7 +140,7 @@ static void on_published(void *userdata, uint16_t mid, unsigned reason)
 
 	if (l->must_purge)
 		return;
-	if (is_own(l, mid)) {
+	if (link_is_own(l, mid)) {
 		if (reason >= 0x80)
 			log_warning("%s: broker refused mqtt.birth or mqtt.will with reason code "
 				    "0x%02x",
@@ -343,7 +238,7 @@ static int make_client(struct link *l, struct mqtt **ret)
 		.username = l->broker->username,
 		.password = l->broker->password,
 		.tls = t->enabled ? &tls : NULL,
-		.will = has_will(l) && !l->must_purge ? &will : NULL,
+		.will = link_has_will(l) && !l->must_purge ? &will : NULL,
 		.keepalive = l->keepalive,
 		.ping_timeout_usec = l->config->mqtt.ack_timeout_usec,
 		.v5 = !l->memory->v311,
@@ -434,7 +329,7 @@ void link_abort(struct link *l)
 	if (l->step == STEP_PURGE || l->step == STEP_SESSION)
 		l->memory->address += l->tried + 1;
 	l->step = STEP_NONE;
-	forget_presence(l);
+	link_forget_presence(l);
 	resolver_cancel(l->resolver);
 	l->purge = mqtt_free(l->purge);
 	if (l->session)
@@ -448,7 +343,7 @@ void link_give_up_session(struct link *l)
 
 void link_disconnect(struct link *l)
 {
-	mqtt_disconnect(l->session, has_will(l) && !l->memory->v311);
+	mqtt_disconnect(l->session, link_has_will(l) && !l->memory->v311);
 }
 
 bool link_is_up(const struct link *l)
@@ -492,55 +387,6 @@ void link_get_progress(const struct link *l, struct mqtt_progress *ret)
 	*ret = (struct mqtt_progress){ 0 };
 	if (l->session)
 		mqtt_get_progress(l->session, ret);
-}
-
-/* --- publishing ------------------------------------------------------------------------------ */
-
-/* The topic with its prefix, valid until the next call, or NULL. */
-static const char *prefixed(struct link *l, const struct message *m)
-{
-	size_t size = l->prefix_len + m->topic_len + 1;
-	char *topic;
-
-	if (l->prefix_len == 0)
-		return m->topic;
-	if (size > l->topic_size) {
-		topic = realloc(l->topic, size);
-		if (!topic)
-			return NULL;
-		l->topic = topic;
-		l->topic_size = size;
-		memcpy(topic, l->config->mqtt.topic_prefix, l->prefix_len);
-	}
-	memcpy(l->topic + l->prefix_len, m->topic, m->topic_len + 1);
-	return l->topic;
-}
-
-int link_publish(struct link *l, const struct message *m, int *ret_mid, const char **ret_text)
-{
-	const struct mqtt_extras extras = {
-		.gateway_id = l->config->mqtt.provenance ? l->config->gateway.id : NULL,
-		.queue_uuid = l->queue_uuid,
-	};
-	struct message full = *m;
-
-	full.topic_len += l->prefix_len;
-	if (full.topic_len > UINT16_MAX) {
-		*ret_text = "topic is longer than 65535 bytes with mqtt.topic_prefix";
-		return -EINVAL;
-	}
-	full.topic = prefixed(l, m);
-	if (!full.topic)
-		return -ENOMEM;
-	if (full.retain && !l->limits.retain_available) {
-		full.retain = false;
-		if (!l->retain_dropped)
-			log_notice("%s: broker keeps no retained messages; they are sent without "
-				   "the flag",
-				l->name);
-		l->retain_dropped = true;
-	}
-	return mqtt_publish(l->session, &full, &extras, ret_mid, ret_text);
 }
 
 /* --- the object ------------------------------------------------------------------------------ */

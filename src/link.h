@@ -110,6 +110,7 @@ bool link_is_local_host(const char *host);
 const char *link_waits_for(const struct link *l);
 void link_get_progress(const struct link *l, struct mqtt_progress *ret);
 
-/* As mqtt_publish(), with topic_prefix and provenance. */
-int link_publish(
-	struct link *l, const struct message *m, int *ret_mid, const char **ret_text) _must_check_;
+/* As mqtt_publish(), with topic_prefix and provenance. `expiry_sec`: for how long the broker may
+ * keep it for others (MQTT 5), 0 = as long as it likes. */
+int link_publish(struct link *l, const struct message *m, uint32_t expiry_sec, int *ret_mid,
+	const char **ret_text) _must_check_;

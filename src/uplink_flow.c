@@ -72,8 +72,11 @@ static void see_whether_held(struct uplink *u)
 static int publish(void *userdata, const struct message *m, int *ret_mid, const char **ret_text)
 {
 	struct uplink *u = userdata;
+	uint32_t expiry_sec =
+		clock_seconds_left(&u->clock, (int64_t)(now_boot_usec() / USEC_PER_MSEC),
+			m->timestamp, u->config->queue.max_age_usec);
 
-	return link_publish(u->link, m, ret_mid, ret_text);
+	return link_publish(u->link, m, expiry_sec, ret_mid, ret_text);
 }
 
 const struct drain_callbacks uplink_drain_callbacks = {
@@ -119,10 +122,15 @@ static void retry_reading(struct uplink *u)
 
 static void pump(struct uplink *u)
 {
-	int r = drain_pump(u->drain);
+	int r;
 
+	/* Before any row is read: once the gateway tells of a clock, no timestamp is wrong. */
+	mailbox_clock(u->mailbox, &u->clock);
+	r = drain_pump(u->drain);
 	if (r > 0)
 		sd_event_source_set_enabled(u->pump, SD_EVENT_ONESHOT);
+	else if (r == -EUCLEAN)
+		mailbox_post_rotten(u->mailbox);
 	else if (r < 0)
 		retry_reading(u);
 	else

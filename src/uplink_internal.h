@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <systemd/sd-event.h>
 
+#include "clock.h"
 #include "config.h"
 #include "discovery.h"
 #include "drain.h"
@@ -43,6 +44,7 @@ struct uplink {
 
 	struct queue_reader *reader;
 	struct drain *drain;
+	struct clock clock; /* for the age of messages */
 	struct supervisor supervisor;
 	struct discovery *discovery;
 	struct netwatch *netwatch;

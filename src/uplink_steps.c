@@ -336,6 +336,8 @@ static int make_link(struct uplink *u, int index)
 		u->config->mqtt.client_id);
 	u->memory = u->known[index];
 	r = queue_reader_meta(u->reader, u->meta_key, &note);
+	if (r == -EUCLEAN)
+		mailbox_post_rotten(u->mailbox);
 	if (r < 0 && r != -ENODATA)
 		return r;
 	params.note = note;
