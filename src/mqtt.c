@@ -28,8 +28,6 @@
 #include "mqtt_internal.h"
 
 #define SESSION_EXPIRY_NEVER 0xffffffffU
-#define TICK_MIN_USEC	     (1 * USEC_PER_SEC)
-#define TICK_MAX_USEC	     (10 * USEC_PER_SEC)
 #define TICK_ACCURACY_USEC   (250 * USEC_PER_MSEC)
 
 void mqtt_library_init(void)
@@ -119,10 +117,15 @@ static void take_log_line(struct mqtt *m, const char *text)
 {
 	static const char pingreq[] = "sending PINGREQ", pingresp[] = "received PINGRESP";
 	static const char puback[] = "received PUBACK (Mid: ";
+	static const char sending[] = "sending ", received[] = "received ";
 
 	if (strnlen(text, m->log_prefix) < m->log_prefix)
 		return;
 	text += m->log_prefix;
+	if (strncmp(text, sending, strlen(sending)) == 0)
+		m->sent_usec = now_usec();
+	else if (strncmp(text, received, strlen(received)) == 0)
+		m->received_usec = now_usec();
 	if (streq(text, pingreq)) {
 		mqtt_ping_sent(m);
 	} else if (streq(text, pingresp)) {
@@ -159,18 +162,17 @@ static void forget_connection(struct mqtt *m)
 	m->socket_error = 0;
 }
 
+/*
+ * Traffic only puts the PINGREQ off, so nothing is done here for each packet: the timer that goes
+ * off finds that out.
+ */
 static void start_tick(struct mqtt *m)
 {
-	uint64_t keepalive =
-		m->broker_keepalive >= 0 ? (uint64_t)m->broker_keepalive : m->keepalive;
-	uint64_t interval = keepalive * USEC_PER_SEC / 4;
+	uint64_t wake = mqtt_ping_wake_usec(m, now_usec());
 
-	if (keepalive == 0)
+	if (wake == UINT64_MAX)
 		return;
-	if (interval < TICK_MIN_USEC)
-		interval = TICK_MIN_USEC;
-	interval = u64_min(interval, TICK_MAX_USEC);
-	sd_event_source_set_time_relative(m->tick, mqtt_ping_interval(m, interval));
+	sd_event_source_set_time(m->tick, wake);
 	sd_event_source_set_enabled(m->tick, SD_EVENT_ONESHOT);
 }
 
@@ -229,6 +231,7 @@ static int on_outcome(sd_event_source *s, void *userdata)
 		return 0;
 	if (m->up && m->pingresp_seen) {
 		m->pingresp_seen = false;
+		start_tick(m);
 		if (m->callbacks.alive)
 			m->callbacks.alive(m->userdata);
 	}
@@ -532,6 +535,7 @@ void mqtt_connect(
 
 	forget_connection(m);
 	m->keepalive = keepalive;
+	m->sent_usec = m->received_usec = now_usec();
 	rc = give_tls_context(m, host);
 	/* Our own window bounds what is in flight; the library must not queue behind it, or behind
 	 * the Receive Maximum of an earlier connection. */

@@ -5,7 +5,7 @@
  *   mqtt.c          the object, its descriptor on the loop, the library's callbacks
  *   mqtt_end.c      why a connection ended
  *   mqtt_message.c  one message -> the library
- *   mqtt_ping.c     whether an unanswered PINGREQ is a fault
+ *   mqtt_ping.c     when PINGREQ is due, and whether an unanswered one is a fault
  *   mqtt_tls.c      OpenSSL; knows nothing of this struct
  */
 #pragma once
@@ -45,6 +45,8 @@ struct mqtt {
 	int connack_code;
 	int broker_keepalive; /* seconds, -1 = as configured */
 	bool pingresp_seen;
+	uint64_t sent_usec; /* when the library last began to send a packet; CLOCK_MONOTONIC */
+	uint64_t received_usec; /* ... or had read one */
 	bool ping_pending; /* PINGREQ was sent and not answered yet */
 	uint64_t ping_usec; /* since when nothing has moved it on */
 	uint64_t ping_acked; /* bytes, as mqtt_progress has them */
@@ -69,8 +71,8 @@ void mqtt_ping_sent(struct mqtt *m);
 void mqtt_ping_answered(struct mqtt *m);
 /* Has the library send PINGREQ when it is time; MOSQ_ERR_KEEPALIVE when one stays unanswered. */
 int mqtt_ping_check(struct mqtt *m);
-/* When to check again, at the latest after `interval` microseconds. */
-uint64_t mqtt_ping_interval(const struct mqtt *m, uint64_t interval);
+/* When to check next, after `now`. UINT64_MAX: never, there is no keepalive. CLOCK_MONOTONIC. */
+uint64_t mqtt_ping_wake_usec(const struct mqtt *m, uint64_t now);
 
 bool mqtt_mid_has_qos2(const struct mqtt *m, unsigned mid);
 

@@ -370,6 +370,80 @@ START_TEST(test_pingresp_is_a_sign_of_life)
 }
 END_TEST
 
+/* Whole seconds, of the direction that has been quiet for longer. */
+START_TEST(test_ping_is_waited_for)
+{
+	const uint64_t now = 1000 * USEC_PER_SEC;
+	struct mqtt m = {
+		.keepalive = 60,
+		.broker_keepalive = -1,
+		.ping_timeout_usec = 20 * USEC_PER_SEC,
+		.sent_usec = now - 1,
+		.received_usec = now,
+	};
+
+	ck_assert_uint_eq(mqtt_ping_wake_usec(&m, now), 1059 * USEC_PER_SEC);
+	m.sent_usec = now + 5 * USEC_PER_SEC;
+	ck_assert_uint_eq(mqtt_ping_wake_usec(&m, m.sent_usec), 1060 * USEC_PER_SEC);
+	m.broker_keepalive = 10;
+	ck_assert_uint_eq(mqtt_ping_wake_usec(&m, m.sent_usec), 1010 * USEC_PER_SEC);
+	/* Due, and not sent: something was in its way. */
+	ck_assert_uint_eq(mqtt_ping_wake_usec(&m, 1010 * USEC_PER_SEC), 1011 * USEC_PER_SEC);
+	m.broker_keepalive = 0;
+	ck_assert_uint_eq(mqtt_ping_wake_usec(&m, now), UINT64_MAX);
+}
+END_TEST
+
+/* A quarter of the shorter one of keepalive and patience, and ten seconds at most. */
+START_TEST(test_unanswered_ping_is_sampled)
+{
+	static const struct {
+		int keepalive;
+		uint64_t patience_sec;
+		uint64_t wait_usec;
+	} cases[] = {
+		{ 60, 20, 5 * USEC_PER_SEC },
+		{ 8, 20, 2 * USEC_PER_SEC },
+		{ 1, 20, 1 * USEC_PER_SEC },
+		{ 600, 600, 10 * USEC_PER_SEC },
+		{ 60, 2, USEC_PER_SEC / 2 },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		const uint64_t now = 1000 * USEC_PER_SEC;
+		const struct mqtt m = {
+			.broker_keepalive = cases[i].keepalive,
+			.ping_timeout_usec = cases[i].patience_sec * USEC_PER_SEC,
+			.ping_pending = true,
+		};
+
+		ck_assert_uint_eq(mqtt_ping_wake_usec(&m, now), now + cases[i].wait_usec);
+	}
+}
+END_TEST
+
+/* What the library logs of packets sets the time. */
+START_TEST(test_traffic_puts_the_ping_off)
+{
+	static const uint8_t pingresp[] = { 0xd0, 0 };
+	uint8_t buf[64];
+	uint64_t before;
+	struct rig r;
+
+	rig_up(&r, _i != 0);
+	r.m->sent_usec = r.m->received_usec = 0;
+	before = now_usec();
+	ck_assert_int_gt(publish(&r, "x", 1, false, NULL, &no_text), 0);
+	read_packet(&r, buf, sizeof(buf));
+	ck_assert_uint_ge(r.m->sent_usec, before);
+	ck_assert_uint_eq(r.m->received_usec, 0);
+	say(&r, pingresp, sizeof(pingresp));
+	wait_for(&r, &r.alive, 1);
+	ck_assert_uint_ge(r.m->received_usec, before);
+	rig_done(&r);
+}
+END_TEST
+
 static void puback(struct rig *r, int mid)
 {
 	const uint8_t packet[] = { 0x40, 2, (uint8_t)(mid >> 8), (uint8_t)mid };
@@ -681,6 +755,9 @@ Suite *check_mqtt(void)
 	t = tcase_create("log");
 	tcase_set_timeout(t, TEST_SECONDS);
 	tcase_add_loop_test(t, test_pingresp_is_a_sign_of_life, 0, 2);
+	tcase_add_test(t, test_ping_is_waited_for);
+	tcase_add_test(t, test_unanswered_ping_is_sampled);
+	tcase_add_loop_test(t, test_traffic_puts_the_ping_off, 0, 2);
 	tcase_add_loop_test(t, test_puback_for_qos2, 0, 2);
 	tcase_add_test(t, test_other_protocol_error);
 	suite_add_tcase(s, t);
