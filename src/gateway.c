@@ -1,13 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The orchestrator: one event loop in the main thread that owns the queue's writer, the local
- * socket, signals, the watchdog and systemd's status; and the uplink thread beside it.
+ * The orchestrator: one event loop in the main thread that owns the store, the local socket,
+ * signals, the watchdog and systemd's status; and the uplink thread beside it, which runs while the
+ * store is open.
  *
- * A transaction is opened by the first line of a turn, takes along what the broker has acknowledged
- * since, and is committed once. Without lines, acknowledged rows are removed in a transaction of
- * their own that asks for no sync.
- *
- * Must not know: the protocol on the socket, MQTT.
+ * Must not know: the protocol on the socket, SQL, MQTT.
  */
 #include "gateway.h"
 
@@ -23,16 +20,14 @@
 #include "listener.h"
 #include "log.h"
 #include "mailbox.h"
-#include "queue.h"
+#include "store.h"
 #include "uplink.h"
 
-#define REMOVAL_RETRY_USEC (1 * USEC_PER_SEC)
-#define STATUS_USEC	   (1 * USEC_PER_SEC)
-#define STATUS_ACCURACY	   (100 * USEC_PER_MSEC)
+#define STATUS_USEC	(1 * USEC_PER_SEC)
+#define STATUS_ACCURACY (100 * USEC_PER_MSEC)
 /* Bounds of an orderly stop: replies still to be written, then the uplink, then the rest. */
 #define STOP_REPLIES_USEC (1 * USEC_PER_SEC)
 #define STOP_UPLINK_USEC  (10 * USEC_PER_SEC)
-#define STORE_LOG_USEC	  (60 * USEC_PER_SEC)
 
 enum gateway_phase {
 	PHASE_RUNNING,
@@ -45,187 +40,41 @@ struct gateway {
 	sd_event *event;
 	sd_event_source *signals[3];
 	sd_event_source *mail;
-	sd_event_source *removal_retry;
 	sd_event_source *status_timer;
 	sd_event_source *watchdog;
 	sd_event_source *stop_timer;
 	sd_event_source *stop_check;
 	struct listener listener;
-	struct queue *queue;
+	struct store *store;
 	struct mailbox *mailbox;
 	struct ingest *ingest;
 	struct uplink *uplink;
 	enum gateway_phase phase;
 	bool hurry;
 
-	uint64_t removals[MAILBOX_SPAN]; /* acknowledged, not yet removed for good */
-	size_t n_removals;
-	struct mailbox_condemned condemned[MAILBOX_CONDEMNED]; /* not yet moved for good */
-	size_t n_condemned;
-	struct mailbox_meta meta; /* to be written for the uplink */
-	bool meta_wanted;
-
-	int append_error; /* of the transaction under way */
-	bool store_failing;
-	uint64_t store_logged_usec;
+	bool parking; /* the uplink ends, and begins again when the store is open again */
 
 	struct mailbox_status status;
-	uint64_t status_messages; /* as last told to systemd */
+	struct store_state status_store; /* as last told to systemd */
 	bool status_told;
 
 	uint64_t watchdog_usec; /* 0 = none */
 };
 
-/* --- the store ------------------------------------------------------------------------------- */
+/* --- between ingest and the store ------------------------------------------------------------- */
 
-static void store_failed(struct gateway *g, int error)
-{
-	uint64_t now = now_usec();
-
-	if (g->store_failing && now - g->store_logged_usec < STORE_LOG_USEC)
-		return;
-	g->store_failing = true;
-	g->store_logged_usec = now;
-	log_error("%s: cannot be written: %s; lines are refused with \"storage\" until it can",
-		g->config->queue.path, strerrordesc_np(-error));
-}
-
-static void store_works(struct gateway *g)
-{
-	if (!g->store_failing)
-		return;
-	g->store_failing = false;
-	log_notice("%s: can be written again", g->config->queue.path);
-}
-
-/* Takes over what the uplink wants written. False: nothing. */
-static bool take_uplink_work(struct gateway *g)
-{
-	g->n_removals += mailbox_take_acked(g->mailbox, g->removals + g->n_removals, g->n_removals);
-	g->n_condemned +=
-		mailbox_take_condemned(g->mailbox, g->condemned + g->n_condemned, g->n_condemned);
-	if (!g->meta_wanted)
-		g->meta_wanted = mailbox_take_meta(g->mailbox, &g->meta);
-	return g->n_removals > 0 || g->n_condemned > 0 || g->meta_wanted;
-}
-
-/* Puts what was taken into the open transaction. */
-static int add_uplink_work(struct gateway *g)
-{
-	int r;
-
-	for (size_t i = 0; i < g->n_condemned; i++) {
-		r = queue_condemn(g->queue, g->condemned[i].id, g->condemned[i].reason);
-		if (r < 0)
-			return r;
-	}
-	if (g->n_removals > 0) {
-		r = queue_remove(g->queue, g->removals, g->n_removals);
-		if (r < 0)
-			return r;
-	}
-	return g->meta_wanted ? queue_set_meta(g->queue, g->meta.key, g->meta.value) : 0;
-}
-
-static void schedule_status(struct gateway *g);
-
-static void committed(struct gateway *g)
-{
-	store_works(g);
-	if (g->n_removals > 0) {
-		mailbox_post_removed(g->mailbox, g->n_removals);
-		g->n_removals = 0;
-	}
-	if (g->n_condemned > 0) {
-		mailbox_post_buried(g->mailbox, g->n_condemned);
-		g->n_condemned = 0;
-	}
-	if (g->meta_wanted) {
-		g->meta_wanted = false;
-		mailbox_post_noted(g->mailbox);
-	}
-	schedule_status(g);
-}
-
-/* Acknowledged rows and notes alone. What fails is tried again in a while. */
-static void commit_uplink_work(struct gateway *g)
-{
-	int r;
-
-	if (!take_uplink_work(g))
-		return;
-	r = queue_begin(g->queue, g->meta_wanted);
-	if (r >= 0)
-		r = add_uplink_work(g);
-	if (r >= 0)
-		r = queue_commit(g->queue);
-	if (r < 0) {
-		queue_rollback(g->queue);
-		store_failed(g, r);
-		sd_event_source_set_time_relative(g->removal_retry, REMOVAL_RETRY_USEC);
-		sd_event_source_set_enabled(g->removal_retry, SD_EVENT_ONESHOT);
-		return;
-	}
-	committed(g);
-}
-
-static int on_removal_retry(sd_event_source *s, uint64_t usec, void *userdata)
-{
-	(void)s;
-	(void)usec;
-	commit_uplink_work(userdata);
-	return 0;
-}
-
-/* --- what ingest asks for -------------------------------------------------------------------- */
-
-static int append(void *userdata, const struct message *m, uint64_t *ret_id)
+static int append(void *userdata, const struct message *m, uint64_t *ret_id, const char **ret_text)
 {
 	struct gateway *g = userdata;
-	int r;
 
-	if (!queue_in_transaction(g->queue)) {
-		r = queue_begin(g->queue, true);
-		if (r < 0) {
-			g->append_error = r;
-			return r;
-		}
-	}
-	r = queue_append(g->queue, m, ret_id);
-	if (r < 0 && r != -EMSGSIZE && r != -EINVAL)
-		g->append_error = r;
-	return r;
-}
-
-static int commit_appended(struct gateway *g)
-{
-	int r = g->append_error;
-
-	g->append_error = 0;
-	take_uplink_work(g);
-	if (r == 0)
-		r = add_uplink_work(g);
-	if (r == 0)
-		r = queue_commit(g->queue);
-	if (r < 0)
-		queue_rollback(g->queue);
-	return r;
+	return store_append(g->store, m, ret_id, ret_text);
 }
 
 static int commit(void *userdata)
 {
 	struct gateway *g = userdata;
-	int r = commit_appended(g);
 
-	if (r < 0) {
-		store_failed(g, r);
-		/* A full disk refuses new rows; removing old ones alone may still work. */
-		commit_uplink_work(g);
-		return r;
-	}
-	committed(g);
-	mailbox_post_committed(g->mailbox, queue_last_id(g->queue));
-	return 0;
+	return store_commit(g->store);
 }
 
 static const struct ingest_callbacks ingest_callbacks = {
@@ -237,11 +86,28 @@ static const struct ingest_callbacks ingest_callbacks = {
 
 static void tell_status(struct gateway *g)
 {
-	uint64_t messages = queue_messages(g->queue);
+	struct store_state store;
 
-	g->status_messages = messages;
-	sd_notifyf(0, "STATUS=%s %s; %llu queued%s%s", g->status.state, g->status.broker,
-		(unsigned long long)messages, g->status.cause[0] ? "; " : "", g->status.cause);
+	store_get_state(g->store, &store);
+	g->status_store = store;
+	if (store.error < 0)
+		sd_notifyf(0,
+			"STATUS=queue cannot be written (%s), lines are refused; %s %s; %llu "
+			"queued",
+			strerrordesc_np(-store.error), g->status.state, g->status.broker,
+			(unsigned long long)store.messages);
+	else
+		sd_notifyf(0, "STATUS=%s %s; %llu queued%s%s", g->status.state, g->status.broker,
+			(unsigned long long)store.messages, g->status.cause[0] ? "; " : "",
+			g->status.cause);
+}
+
+static bool store_has_changed(const struct gateway *g)
+{
+	struct store_state store;
+
+	store_get_state(g->store, &store);
+	return store.error != g->status_store.error || store.messages != g->status_store.messages;
 }
 
 /* At once when nothing was told lately, else a little later: one line a second is enough. */
@@ -254,7 +120,7 @@ static void schedule_status(struct gateway *g)
 		g->status_told = false;
 		return;
 	}
-	if (queue_messages(g->queue) == g->status_messages && g->status_told)
+	if (g->status_told && !store_has_changed(g))
 		return;
 	tell_status(g);
 	g->status_told = true;
@@ -278,8 +144,9 @@ static int on_watchdog(sd_event_source *s, uint64_t usec, void *userdata)
 	struct gateway *g = userdata;
 
 	(void)usec;
-	/* This thread lives, or it would not be here; the other one must have answered. */
-	if (mailbox_pinged(g->mailbox)) {
+	/* This thread lives, or it would not be here; the other one, if there is one, must have
+	 * answered. */
+	if (!g->uplink || mailbox_pinged(g->mailbox)) {
 		sd_notify(0, "WATCHDOG=1");
 		mailbox_post_ping(g->mailbox);
 	}
@@ -300,6 +167,10 @@ static void stop_uplink(struct gateway *g)
 	g->phase = PHASE_UPLINK;
 	g->ingest = ingest_free(g->ingest);
 	sd_event_source_set_enabled(g->stop_check, SD_EVENT_OFF);
+	if (!g->uplink) {
+		sd_event_exit(g->event, 0);
+		return;
+	}
 	log_debug("stop: waiting for the uplink");
 	mailbox_post_stop(g->mailbox, g->hurry);
 	arm_stop(g, STOP_UPLINK_USEC);
@@ -377,6 +248,22 @@ static int on_signal(sd_event_source *s, const struct signalfd_siginfo *si, void
 	return 0;
 }
 
+/* The uplink's thread has come to its end. */
+static void uplink_done(struct gateway *g)
+{
+	if (g->phase == PHASE_UPLINK) {
+		sd_event_exit(g->event, 0);
+		return;
+	}
+	if (!g->parking) {
+		sd_event_exit(g->event, -EIO);
+		return;
+	}
+	g->parking = false;
+	g->uplink = uplink_free(g->uplink);
+	store_parked(g->store);
+}
+
 static int on_mail(sd_event_source *s, int fd, uint32_t events, void *userdata)
 {
 	struct gateway *g = userdata;
@@ -390,11 +277,59 @@ static int on_mail(sd_event_source *s, int fd, uint32_t events, void *userdata)
 		if (g->phase == PHASE_RUNNING)
 			schedule_status(g);
 	}
-	commit_uplink_work(g);
+	store_mail(g->store);
 	if (mailbox_uplink_done(g->mailbox))
-		sd_event_exit(g->event, g->phase == PHASE_UPLINK ? 0 : -EIO);
+		uplink_done(g);
 	return 0;
 }
+
+/* --- what the store asks for ------------------------------------------------------------------ */
+
+static int on_store_opened(void *userdata)
+{
+	struct gateway *g = userdata;
+
+	return uplink_new(&g->uplink, g->config, g->mailbox);
+}
+
+static void on_store_park(void *userdata)
+{
+	struct gateway *g = userdata;
+
+	g->parking = true;
+	mailbox_post_stop(g->mailbox, true);
+}
+
+static void on_store_changed(void *userdata)
+{
+	struct gateway *g = userdata;
+
+	if (g->store && g->phase == PHASE_RUNNING)
+		schedule_status(g);
+}
+
+/* A start or a restart of the store that takes minutes is no hang. */
+static void on_store_alive(void *userdata)
+{
+	(void)userdata;
+	sd_notify(0, "WATCHDOG=1\nEXTEND_TIMEOUT_USEC=60000000");
+}
+
+static void on_store_hurry(void *userdata)
+{
+	struct gateway *g = userdata;
+
+	if (g->ingest)
+		ingest_commit(g->ingest);
+}
+
+static const struct store_callbacks store_callbacks = {
+	.opened = on_store_opened,
+	.park = on_store_park,
+	.changed = on_store_changed,
+	.alive = on_store_alive,
+	.hurry = on_store_hurry,
+};
 
 /* --- set up and run -------------------------------------------------------------------------- */
 
@@ -405,7 +340,6 @@ static int setup_timers(struct gateway *g)
 		sd_event_time_handler_t handler;
 		uint64_t accuracy;
 	} timers[] = {
-		{ &g->removal_retry, on_removal_retry, STATUS_ACCURACY },
 		{ &g->status_timer, on_status_timer, STATUS_ACCURACY },
 		{ &g->stop_timer, on_stop_timer, STATUS_ACCURACY },
 		{ &g->watchdog, on_watchdog, STATUS_ACCURACY },
@@ -458,6 +392,7 @@ static int setup_ingest(struct gateway *g)
 		.max_clients = g->config->socket.max_clients,
 		.max_message_bytes = g->config->socket.max_message_bytes,
 		.max_buffered_bytes = g->config->socket.max_buffered_bytes,
+		.commit_delay_usec = g->config->queue.commit_delay_usec,
 	};
 	int r;
 
@@ -483,10 +418,6 @@ static void start_watchdog(struct gateway *g)
 
 static int setup(struct gateway *g)
 {
-	const struct queue_params params = {
-		.path = g->config->queue.path,
-		.sync_full = g->config->queue.sync == CONFIG_SYNC_FULL,
-	};
 	int r;
 
 	r = mailbox_new(&g->mailbox);
@@ -496,14 +427,10 @@ static int setup(struct gateway *g)
 		log_error("cannot set up the event loop: %s", strerrordesc_np(-r));
 		return r;
 	}
-	r = queue_new(&g->queue, &params);
+	r = store_new(&g->store, g->event, g->config, g->mailbox, &store_callbacks, g);
 	if (r < 0)
 		return r;
-	mailbox_post_committed(g->mailbox, queue_last_id(g->queue));
-	r = setup_ingest(g);
-	if (r < 0)
-		return r;
-	return uplink_new(&g->uplink, g->config, g->mailbox);
+	return setup_ingest(g);
 }
 
 /* The reverse of setup(), on half-built ones too. The uplink has ended, or never began. */
@@ -513,14 +440,11 @@ static void teardown(struct gateway *g, bool orderly)
 	if (g->uplink && !mailbox_uplink_done(g->mailbox))
 		mailbox_post_stop(g->mailbox, true);
 	g->uplink = uplink_free(g->uplink);
-	if (orderly)
-		commit_uplink_work(g);
-	g->queue = queue_free(g->queue, orderly);
+	g->store = store_free(g->store, orderly);
 	listener_close(&g->listener);
 	for (size_t i = 0; i < ARRAY_SIZE(g->signals); i++)
 		g->signals[i] = sd_event_source_disable_unref(g->signals[i]);
 	g->mail = sd_event_source_disable_unref(g->mail);
-	g->removal_retry = sd_event_source_disable_unref(g->removal_retry);
 	g->status_timer = sd_event_source_disable_unref(g->status_timer);
 	g->watchdog = sd_event_source_disable_unref(g->watchdog);
 	g->stop_timer = sd_event_source_disable_unref(g->stop_timer);
@@ -543,6 +467,7 @@ static void block_signals(void)
 
 int gateway_run(const struct config *config)
 {
+	struct store_state store;
 	struct gateway *g;
 	int r;
 
@@ -558,8 +483,10 @@ int gateway_run(const struct config *config)
 	r = setup(g);
 	if (r >= 0) {
 		start_watchdog(g);
-		log_notice("accepting messages on %s; %llu queued", config->socket.path,
-			(unsigned long long)queue_messages(g->queue));
+		store_get_state(g->store, &store);
+		if (store.error == 0)
+			log_notice("accepting messages on %s; %llu queued", config->socket.path,
+				(unsigned long long)store.messages);
 		sd_notify(0, "READY=1");
 		r = sd_event_loop(g->event);
 		if (r < 0)

@@ -4,7 +4,8 @@
  *
  * Clients hang on an epoll descriptor of their own, which is one source of the gateway's loop: so
  * one dispatch is one turn, with one commit. Replies are put together while lines are read, in
- * their order, and written only when the commit has said what they must be.
+ * their order, and written only when the commit has said what they must be. A client whose lines
+ * wait for it is kept until then, though it may have hung up.
  *
  * Fairness: clients with something to handle stand in a first-in, first-out list; one that is not
  * through when a turn is full goes on in the next, behind the others.
@@ -28,7 +29,8 @@
 #define TURN_EVENTS 256
 #define TURN_ACCEPT 64
 
-#define ACCEPT_PAUSE_USEC (1 * USEC_PER_SEC)
+#define ACCEPT_PAUSE_USEC   (1 * USEC_PER_SEC)
+#define DELAY_ACCURACY_USEC (1 * USEC_PER_MSEC)
 
 /* A line's answer, as far as it is known before the commit. */
 struct reply {
@@ -46,6 +48,7 @@ struct ingest {
 	sd_event_source *resume; /* listening, after a pause */
 	sd_event_source *io;
 	sd_event_source *again; /* something is left from the last turn */
+	sd_event_source *delay; /* the turn under way ends then */
 	int listen_fd;
 	int epoll_fd;
 	struct ingest_params params;
@@ -67,6 +70,7 @@ struct ingest {
 	size_t bytes; /* read */
 	size_t appended;
 	int failed; /* -errno: nothing that was appended in this turn is stored */
+	bool hurry; /* no turn waits any more */
 };
 
 /* --- lists ----------------------------------------------------------------------------------- */
@@ -157,13 +161,16 @@ static void add_reply(struct ingest *i, struct client *c, const struct frame *f,
 	if (r < 0) {
 		i->n_replies--;
 		give_up_replies(c);
+		return;
 	}
+	c->pending++;
 }
 
 static const char *storage_text(int r)
 {
 	switch (r) {
-	case -ENOSPC: return "no space left on the queue's disk; nothing of this line was kept";
+	case -ENOSPC:
+	case -EDQUOT: return "no space left on the queue's disk; nothing of this line was kept";
 	case -EMSGSIZE: return "message is too large for the database";
 	case -EROFS: return "the queue's disk is read-only; nothing of this line was kept";
 	default: return "the queue could not be written; nothing of this line was kept";
@@ -173,6 +180,7 @@ static const char *storage_text(int r)
 static void handle_line(struct ingest *i, struct client *c, const char *line, size_t len)
 {
 	enum frame_error error;
+	const char *text = NULL;
 	struct frame frame;
 	uint64_t seq = 0;
 	int r;
@@ -186,7 +194,11 @@ static void handle_line(struct ingest *i, struct client *c, const char *line, si
 	}
 	/* Counts whatever comes of it: `commit` ends what the first `append` began. */
 	i->appended++;
-	r = i->callbacks.append(i->userdata, &frame.message, &seq);
+	r = i->callbacks.append(i->userdata, &frame.message, &seq, &text);
+	if (r == -ENOBUFS) {
+		add_reply(i, c, &frame, FRAME_QUEUE_FULL, text, 0);
+		return;
+	}
 	if (r == -EMSGSIZE || r == -EINVAL) {
 		add_reply(i, c, &frame, FRAME_STORAGE, storage_text(r), 0);
 		return;
@@ -269,8 +281,12 @@ static int write_reply(struct ingest *i, const struct reply *reply)
 static void write_replies(struct ingest *i)
 {
 	for (size_t n = 0; n < i->n_replies; n++) {
+		struct client *c = i->replies[n].client;
+
 		if (write_reply(i, &i->replies[n]) < 0)
-			give_up_replies(i->replies[n].client);
+			give_up_replies(c);
+		c->pending--;
+		touch(i, c);
 	}
 	i->n_replies = 0;
 	buffer_consume(&i->texts, buffer_len(&i->texts));
@@ -320,8 +336,9 @@ static void look_after_touched(struct ingest *i)
 	}
 }
 
-static void finish_turn(struct ingest *i)
+static void commit_turn(struct ingest *i)
 {
+	sd_event_source_set_enabled(i->delay, SD_EVENT_OFF);
 	if (i->appended > 0 || i->failed < 0) {
 		int r = i->callbacks.commit(i->userdata);
 
@@ -329,10 +346,50 @@ static void finish_turn(struct ingest *i)
 			i->failed = r;
 	}
 	write_replies(i);
-	look_after_touched(i);
 	i->lines = i->bytes = i->appended = 0;
 	i->failed = 0;
+}
+
+static bool may_wait(const struct ingest *i)
+{
+	return i->params.commit_delay_usec > 0 && !i->hurry && i->appended > 0 && !turn_is_full(i);
+}
+
+/* The delay counts from the first line on. */
+static void wait_for_more(struct ingest *i)
+{
+	int enabled = SD_EVENT_OFF;
+
+	(void)sd_event_source_get_enabled(i->delay, &enabled);
+	if (enabled != SD_EVENT_OFF)
+		return;
+	sd_event_source_set_time_relative(i->delay, i->params.commit_delay_usec);
+	sd_event_source_set_enabled(i->delay, SD_EVENT_ONESHOT);
+}
+
+static void finish_turn(struct ingest *i)
+{
+	if (may_wait(i))
+		wait_for_more(i);
+	else
+		commit_turn(i);
+	look_after_touched(i);
 	sd_event_source_set_enabled(i->again, i->ready ? SD_EVENT_ON : SD_EVENT_OFF);
+}
+
+void ingest_commit(struct ingest *i)
+{
+	commit_turn(i);
+	look_after_touched(i);
+	sd_event_source_set_enabled(i->again, i->ready ? SD_EVENT_ON : SD_EVENT_OFF);
+}
+
+static int on_delay(sd_event_source *s, uint64_t usec, void *userdata)
+{
+	(void)s;
+	(void)usec;
+	ingest_commit(userdata);
+	return 0;
 }
 
 /* --- a turn ---------------------------------------------------------------------------------- */
@@ -483,6 +540,11 @@ static int setup(struct ingest *i)
 	if (r < 0)
 		return r;
 	sd_event_source_set_enabled(i->resume, SD_EVENT_OFF);
+	r = sd_event_add_time(
+		i->event, &i->delay, CLOCK_MONOTONIC, UINT64_MAX, DELAY_ACCURACY_USEC, on_delay, i);
+	if (r < 0)
+		return r;
+	sd_event_source_set_enabled(i->delay, SD_EVENT_OFF);
 	r = sd_event_add_io(i->event, &i->io, i->epoll_fd, EPOLLIN, on_io, i);
 	if (r < 0)
 		return r;
@@ -534,6 +596,7 @@ struct ingest *ingest_free(struct ingest *i)
 	i->resume = sd_event_source_disable_unref(i->resume);
 	i->io = sd_event_source_disable_unref(i->io);
 	i->again = sd_event_source_disable_unref(i->again);
+	i->delay = sd_event_source_disable_unref(i->delay);
 	closep(&i->epoll_fd);
 	i->frames = frame_json_free(i->frames);
 	buffer_clear(&i->texts);
@@ -566,7 +629,9 @@ void ingest_stop(struct ingest *i)
 {
 	sd_event_source_set_enabled(i->listen, SD_EVENT_OFF);
 	sd_event_source_set_enabled(i->resume, SD_EVENT_OFF);
+	i->hurry = true;
 	answer_what_was_read(i);
+	ingest_commit(i);
 	for (struct client *c = i->clients; c; c = c->next) {
 		if (!c->deaf && !c->last &&
 			frame_json_reply_error(&c->out, NULL, 0, FRAME_STOPPING,

@@ -2,8 +2,9 @@
 /*
  * Local programs: the listening socket, its clients, their lines and the replies.
  *
- * One turn takes what all clients have ready (bounded), appends it, commits once, and replies. For
- * the gateway thread.
+ * One turn takes what all clients have ready (bounded), appends it, commits once, and replies. With
+ * a commit delay, a turn that is not full goes on with what comes until the delay is over. For the
+ * gateway thread.
  */
 #pragma once
 
@@ -20,12 +21,15 @@ struct ingest_params {
 	unsigned max_clients;
 	size_t max_message_bytes;
 	size_t max_buffered_bytes; /* lines not yet handled, all clients together */
+	uint64_t commit_delay_usec; /* a turn waits so long for further lines, unless it is full */
 };
 
 struct ingest_callbacks {
 	/* Stores a message; its id counts once `commit` succeeded. 0; -EMSGSIZE or -EINVAL: this
-	 * one cannot be stored; another -errno: nothing can be stored now. */
-	int (*append)(void *userdata, const struct message *m, uint64_t *ret_id);
+	 * one cannot be stored; -ENOBUFS: nor this one, *ret_text says which bound is reached;
+	 * another -errno: nothing can be stored now. */
+	int (*append)(
+		void *userdata, const struct message *m, uint64_t *ret_id, const char **ret_text);
 	/* Puts all that was appended since the last time on disk. 0, or -errno: none of it is. */
 	int (*commit)(void *userdata);
 };
@@ -36,6 +40,9 @@ int ingest_new(struct ingest **ret, sd_event *event, int listen_fd,
 	void *userdata) _must_check_;
 /* Closes what is open. Takes NULL, returns NULL. */
 struct ingest *ingest_free(struct ingest *i);
+
+/* Ends a turn that waits for further lines. */
+void ingest_commit(struct ingest *i);
 
 /*
  * No more clients, no more lines: answers what was read, tells each client `stopping`. Clients

@@ -181,7 +181,7 @@ void client_flush(struct client *c)
 
 bool client_is_done(const struct client *c)
 {
-	if (buffer_len(&c->out) > 0)
+	if (buffer_len(&c->out) > 0 || c->pending > 0)
 		return false;
 	return c->last || (c->eof && !c->more && buffer_len(&c->in) == 0);
 }

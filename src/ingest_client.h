@@ -35,6 +35,7 @@ struct client {
 	struct buffer in;
 	size_t scanned; /* bytes of `in` known to hold no line end */
 	struct buffer out;
+	unsigned pending; /* lines handled whose answer waits for the commit */
 
 	bool readable; /* epoll said so */
 	bool more; /* complete lines are left in `in` */

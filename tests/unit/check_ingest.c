@@ -89,15 +89,16 @@ static void expect_no_reply_yet(void)
 		ck_assert_int_eq(bytes_waiting(&peers[i]), peers[i].waiting);
 }
 
-static int append(void *userdata, const struct message *m, uint64_t *ret_id)
+static int append(void *userdata, const struct message *m, uint64_t *ret_id, const char **ret_text)
 {
 	ck_assert_ptr_eq(userdata, &store);
 	store.appends++;
 	expect_no_reply_yet();
 	ck_assert(!store.append_failed); /* nothing can be stored now, it said */
 	if (store.append_fails_in && --store.append_fails_in == 0) {
-		store.append_failed =
-			store.append_error != -EMSGSIZE && store.append_error != -EINVAL;
+		store.append_failed = store.append_error != -EMSGSIZE &&
+			store.append_error != -EINVAL && store.append_error != -ENOBUFS;
+		*ret_text = "which bound it is";
 		return store.append_error;
 	}
 	ck_assert_uint_lt(store.last_id, MAX_ROWS - 1);
@@ -1301,6 +1302,168 @@ START_TEST(test_out_of_descriptors)
 }
 END_TEST
 
+/* --- a commit that waits for more lines ------------------------------------------------------- */
+
+static void start_with_delay(uint64_t usec)
+{
+	struct ingest_params params = defaults;
+
+	params.commit_delay_usec = usec;
+	start(&params);
+}
+
+START_TEST(test_delay)
+{
+	struct peer *a, *b;
+
+	start_with_delay(50 * USEC_PER_MSEC);
+	a = connect_peer();
+	b = connect_peer();
+	for (uint64_t round = 0; round < 3; round++) {
+		uint64_t begin = now_usec();
+
+		send_text(a, "{\"topic\":\"t\",\"payload\":1,\"id\":1}\n");
+		run_until_idle();
+		send_text(b, "{\"topic\":\"t\",\"payload\":2,\"id\":2}\nnot JSON\n");
+		send_text(a, "{\"topic\":\"t\",\"payload\":3,\"id\":3}\n");
+		run_until_idle();
+		while (store.commits == round) {
+			receive(a);
+			receive(b);
+			ck_assert(!next_line(a) && !next_line(b));
+			step(DEADLINE);
+		}
+		ck_assert_uint_ge(now_usec() - begin, 50 * USEC_PER_MSEC);
+		expect_queued(a, "1", 3 * round + 1);
+		expect_queued(a, "3", 3 * round + 3);
+		expect_queued(b, "2", 3 * round + 2);
+		expect_error(b, "null", "bad-json");
+	}
+	/* An answer that waits for nothing is given at once. */
+	send_text(b, "not JSON\n");
+	expect_error(b, "null", "bad-json");
+	ck_assert_uint_eq(store.commits, 3);
+}
+END_TEST
+
+START_TEST(test_delay_cut_short)
+{
+	struct peer *a;
+
+	start_with_delay(DEADLINE * 100);
+	a = connect_peer();
+	ingest_commit(ingest); /* nothing waits */
+	ck_assert_uint_eq(store.commits, 0);
+	send_text(a, "{\"topic\":\"t\",\"payload\":1,\"id\":1}\n");
+	run_until_idle();
+	ck_assert_uint_eq(store.commits, 0);
+	ingest_commit(ingest);
+	expect_queued(a, "1", 1);
+	ck_assert_uint_eq(store.commits, 1);
+}
+END_TEST
+
+/* A full turn does not wait. */
+START_TEST(test_delay_full_turn)
+{
+	static const char line[] = "{\"topic\":\"t\",\"payload\":1}\n";
+	struct peer *a;
+
+	start_with_delay(DEADLINE * 100);
+	a = connect_peer();
+	for (unsigned n = 0; n < 1500; n++) {
+		send_text(a, line);
+		if (n % 100 == 99)
+			run_until_idle();
+	}
+	run_until_idle();
+	ck_assert_uint_eq(store.commits, 1);
+	ck_assert_uint_eq(stored_rows(), 1000);
+	ingest_commit(ingest);
+	ck_assert_uint_eq(stored_rows(), 1500);
+}
+END_TEST
+
+/* One that hangs up, or stops sending, does not take its lines along. */
+START_TEST(test_delay_and_hang_up)
+{
+	struct peer *a, *b;
+
+	start_with_delay(DEADLINE * 100);
+	a = connect_peer();
+	b = connect_peer();
+	send_text(a, "{\"topic\":\"t\",\"payload\":1,\"id\":1}\n");
+	send_text(b, "{\"topic\":\"t\",\"payload\":2,\"id\":2}\n");
+	run_until_idle();
+	hang_up(a);
+	ck_assert_int_eq(shutdown(b->fd, SHUT_WR), 0);
+	run_until_idle();
+	ck_assert_uint_eq(ingest_clients(ingest), 2);
+	ck_assert_uint_eq(store.commits, 0);
+	ingest_commit(ingest);
+	ck_assert_uint_eq(stored_rows(), 2);
+	ck_assert_uint_eq(ingest_clients(ingest), 0);
+	expect_queued(b, "2", 2);
+}
+END_TEST
+
+START_TEST(test_delay_and_failures)
+{
+	struct peer *a;
+
+	start_with_delay(DEADLINE * 100);
+	a = connect_peer();
+	store.commit_fails = 1;
+	store.commit_error = -EIO;
+	send_text(a, "{\"topic\":\"t\",\"payload\":1,\"id\":1}\n");
+	run_until_idle();
+	ingest_commit(ingest);
+	expect_error(a, "1", "storage");
+	/* No store: no waiting. */
+	store.append_fails_in = 1;
+	store.append_error = -ENOSPC;
+	send_text(a, "{\"topic\":\"t\",\"payload\":2,\"id\":2}\n");
+	expect_error(a, "2", "storage");
+	ck_assert_uint_eq(stored_rows(), 0);
+}
+END_TEST
+
+START_TEST(test_delay_and_stop)
+{
+	struct peer *a;
+
+	start_with_delay(DEADLINE * 100);
+	a = connect_peer();
+	send_text(a, "{\"topic\":\"t\",\"payload\":1,\"id\":1}\n");
+	run_until_idle();
+	send_text(a, "{\"topic\":\"t\",\"payload\":2,\"id\":2}\n");
+	ingest_stop(ingest);
+	expect_queued(a, "1", 1);
+	expect_error(a, "null", "stopping");
+	ck_assert_uint_eq(stored_rows(), 1);
+}
+END_TEST
+
+START_TEST(test_bound_reached)
+{
+	struct peer *a;
+
+	start(&defaults);
+	a = connect_peer();
+	store.append_fails_in = 2;
+	store.append_error = -ENOBUFS;
+	send_text(a,
+		"{\"topic\":\"t\",\"payload\":1,\"id\":1}\n"
+		"{\"topic\":\"t\",\"payload\":2,\"id\":2}\n"
+		"{\"topic\":\"t\",\"payload\":3,\"id\":3}\n");
+	run_until_idle();
+	expect_queued(a, "1", 1);
+	ck_assert_ptr_nonnull(strstr(expect_error(a, "2", "queue-full"), "which bound it is"));
+	expect_queued(a, "3", 2);
+	ck_assert_uint_eq(stored_rows(), 2);
+}
+END_TEST
+
 /* --- the stop -------------------------------------------------------------------------------- */
 
 START_TEST(test_stop)
@@ -1565,7 +1728,8 @@ START_TEST(test_torture)
 
 	seed = 40 + (uint64_t)_i;
 	params.max_message_bytes = 10000;
-	params.max_buffered_bytes = _i ? 1 : 1 << 20;
+	params.max_buffered_bytes = _i == 1 ? 1 : 1 << 20;
+	params.commit_delay_usec = _i == 2 ? 2 * USEC_PER_MSEC : 0;
 	start(&params);
 	memset(tortured, 0, sizeof(tortured));
 	for (unsigned i = 0; i < TORTURED; i++) {
@@ -1861,6 +2025,17 @@ Suite *check_ingest(void)
 	tcase_add_test(t, test_out_of_descriptors);
 	suite_add_tcase(s, t);
 
+	t = tcase_create("waiting for more lines");
+	tcase_add_checked_fixture(t, setup, teardown);
+	tcase_add_test(t, test_delay);
+	tcase_add_test(t, test_delay_cut_short);
+	tcase_add_test(t, test_delay_full_turn);
+	tcase_add_test(t, test_delay_and_hang_up);
+	tcase_add_test(t, test_delay_and_failures);
+	tcase_add_test(t, test_delay_and_stop);
+	tcase_add_test(t, test_bound_reached);
+	suite_add_tcase(s, t);
+
 	t = tcase_create("stop");
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_set_timeout(t, TEST_SECONDS);
@@ -1875,7 +2050,7 @@ Suite *check_ingest(void)
 	tcase_set_tags(t, "long");
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_set_timeout(t, TEST_SECONDS);
-	tcase_add_loop_test(t, test_torture, 0, 2);
+	tcase_add_loop_test(t, test_torture, 0, 3);
 	suite_add_tcase(s, t);
 
 	t = tcase_create("one client");

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the store does besides lines and removals: rows beyond a bound go, old ones expire, space
+ * comes back; and what happens often is logged with its number, at most once a minute.
+ *
+ * Chores are done in bounded steps, each in a transaction of its own that asks for no sync, with
+ * turns for clients in between.
+ */
+#include <errno.h>
+
+#include "log.h"
+#include "store_internal.h"
+
+#define CHORES_SOON_USEC (1 * USEC_PER_MSEC) /* while there is more to do */
+#define CHORES_WAIT_USEC (20 * USEC_PER_MSEC) /* after something happened */
+#define TELL_USEC	 (60 * USEC_PER_SEC)
+/* Calls of queue_trim() right after a commit: what one turn may add, and a little more. */
+#define TRIM_CALLS 4
+
+/* --- tallies --------------------------------------------------------------------------------- */
+
+static bool is_due(const struct store *s, const struct store_tally *t, uint64_t now)
+{
+	return t->count > 0 &&
+		(s->closing || t->logged_usec == 0 || now - t->logged_usec >= TELL_USEC);
+}
+
+static void told(struct store_tally *t, uint64_t now)
+{
+	t->count = 0;
+	t->logged_usec = now;
+}
+
+static void tell(struct store *s)
+{
+	const char *path = s->config->queue.path;
+	uint64_t now = now_usec();
+
+	if (is_due(s, &s->refused, now)) {
+		log_warning("%s: %llu lines refused with \"queue-full\": %s", path,
+			(unsigned long long)s->refused.count, queue_full_text(s->queue));
+		told(&s->refused, now);
+	}
+	if (is_due(s, &s->overflown, now)) {
+		log_warning("%s: the %llu oldest messages dropped at a bound, as "
+			    "queue.overflow = \"drop-oldest\" says",
+			path, (unsigned long long)s->overflown.count);
+		told(&s->overflown, now);
+	}
+	if (is_due(s, &s->expired, now)) {
+		log_warning("%s: %llu messages dropped that were older than queue.max_age", path,
+			(unsigned long long)s->expired.count);
+		told(&s->expired, now);
+	}
+	if (s->closing)
+		return;
+	if (s->refused.count + s->overflown.count + s->expired.count > 0) {
+		sd_event_source_set_time_relative(s->tell, TELL_USEC);
+		sd_event_source_set_enabled(s->tell, SD_EVENT_ONESHOT);
+	}
+}
+
+static int on_tell(sd_event_source *source, uint64_t usec, void *userdata)
+{
+	struct store *s = userdata;
+
+	(void)source;
+	(void)usec;
+	if (s->queue)
+		tell(s);
+	return 0;
+}
+
+void store_note_refused(struct store *s)
+{
+	if (s->refused.count++ == 0)
+		tell(s);
+}
+
+void store_note_expired(struct store *s, uint64_t n)
+{
+	s->expired.count += n;
+	tell(s);
+	s->callbacks.changed(s->userdata);
+}
+
+/* --- rows that go by a rule ------------------------------------------------------------------ */
+
+/* One call of queue_trim(). 1 more to do, 0 done, -errno. */
+static int trim(struct store *s)
+{
+	uint64_t dropped = 0;
+	int r;
+
+	if (!queue_is_over(s->queue))
+		return 0;
+	r = queue_trim(s->queue, mailbox_freeze(s->mailbox), &dropped);
+	mailbox_thaw(s->mailbox);
+	if (dropped > 0) {
+		s->overflown.count += dropped;
+		tell(s);
+		s->callbacks.changed(s->userdata);
+	}
+	return r;
+}
+
+/* --- chores ---------------------------------------------------------------------------------- */
+
+static void arm(struct store *s, uint64_t usec)
+{
+	sd_event_source_set_time_relative(s->chores, usec);
+	sd_event_source_set_enabled(s->chores, SD_EVENT_ONESHOT);
+}
+
+void store_arm_chores(struct store *s)
+{
+	int enabled = SD_EVENT_OFF;
+
+	(void)sd_event_source_get_enabled(s->chores, &enabled);
+	if (enabled == SD_EVENT_OFF)
+		arm(s, CHORES_WAIT_USEC);
+}
+
+/* 1 more to do, 0 done, -errno. */
+static int do_chores(struct store *s)
+{
+	int r;
+
+	r = trim(s);
+	if (r == 0)
+		r = store_do_age(s);
+	return r == 0 ? queue_tidy(s->queue) : r;
+}
+
+static void run_chores(struct store *s)
+{
+	int r = do_chores(s);
+
+	if (r < 0)
+		store_failed(s, r);
+	else if (r > 0)
+		arm(s, CHORES_SOON_USEC);
+	else
+		store_arm_age(s);
+}
+
+static int on_chores(sd_event_source *source, uint64_t usec, void *userdata)
+{
+	struct store *s = userdata;
+
+	(void)source;
+	(void)usec;
+	if (!s->queue || s->parking || s->error < 0)
+		return 0;
+	if (queue_in_transaction(s->queue))
+		s->chores_due = true;
+	else
+		run_chores(s);
+	return 0;
+}
+
+void store_after_commit(struct store *s)
+{
+	int r = 1;
+
+	for (unsigned n = 0; n < TRIM_CALLS && r > 0; n++)
+		r = trim(s);
+	if (r < 0) {
+		store_failed(s, r);
+		return;
+	}
+	if (r > 0)
+		store_arm_chores(s);
+	if (s->chores_due && s->error == 0) {
+		/* Not later: with a commit delay the next line opens the next transaction at once,
+		 * and there would be no moment without one. */
+		s->chores_due = false;
+		run_chores(s);
+	}
+	if (store_age_is_due(s))
+		store_arm_age(s);
+}
+
+void store_begin_chores(struct store *s)
+{
+	store_begin_age(s);
+	store_arm_chores(s);
+}
+
+int store_setup_chores(struct store *s)
+{
+	const struct {
+		sd_event_source **source;
+		clockid_t clock;
+		sd_event_time_handler_t handler;
+	} timers[] = {
+		{ &s->chores, CLOCK_MONOTONIC, on_chores },
+		{ &s->tell, CLOCK_MONOTONIC, on_tell },
+		{ &s->age, CLOCK_BOOTTIME, on_chores },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(timers); i++) {
+		int r;
+
+		r = sd_event_add_time(s->event, timers[i].source, timers[i].clock, UINT64_MAX,
+			USEC_PER_MSEC, timers[i].handler, s);
+		if (r >= 0)
+			r = sd_event_source_set_enabled(*timers[i].source, SD_EVENT_OFF);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+void store_close_chores(struct store *s)
+{
+	s->closing = true;
+	if (s->queue)
+		tell(s);
+	s->chores = sd_event_source_disable_unref(s->chores);
+	s->tell = sd_event_source_disable_unref(s->tell);
+	s->age = sd_event_source_disable_unref(s->age);
+}
