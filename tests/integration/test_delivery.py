@@ -977,6 +977,12 @@ def test_a_file_in_the_place_of_the_socket_is_left_alone(make_daemon):
     assert daemon.socket_path.read_text() == "mine"
 
 
+def expect_set_aside(daemon, content):
+    aside = list(daemon.queue_path.parent.glob("*.corrupt-*"))
+    assert [path.read_bytes() for path in aside] == [content]
+    assert str(aside[0]) in daemon.output()
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -986,27 +992,47 @@ def test_a_file_in_the_place_of_the_socket_is_left_alone(make_daemon):
     ],
     ids=["random", "header-only", "text"],
 )
-def test_a_file_that_is_no_queue_is_left_alone(make_daemon, content):
-    """Start fails with exit 1 and says why; not a byte is changed."""
+def test_a_file_that_is_no_queue_is_set_aside(make_daemon, content):
+    """It starts with a new queue and says where the file is; not a byte of it is changed."""
     daemon = make_daemon(free_port())
     daemon.queue_path.write_bytes(content)
-    daemon.spawn()
-    assert daemon.wait() == 1
-    assert str(daemon.queue_path) in daemon.output()
-    assert daemon.queue_path.read_bytes() == content
+    daemon.start()
+    feed(daemon, 5)
+    daemon.stop()
+    expect_set_aside(daemon, content)
 
 
-def test_a_database_of_another_program_is_left_alone(make_daemon):
+def test_a_database_of_another_program_is_set_aside(make_daemon):
     daemon = make_daemon(free_port())
     db = sqlite3.connect(daemon.queue_path)
     db.execute("CREATE TABLE songs (title TEXT)")
     db.commit()
     db.close()
     content = daemon.queue_path.read_bytes()
-    daemon.spawn()
-    assert daemon.wait() == 1
-    assert str(daemon.queue_path) in daemon.output()
-    assert daemon.queue_path.read_bytes() == content
+    daemon.start()
+    feed(daemon, 5)
+    daemon.stop()
+    expect_set_aside(daemon, content)
+    assert "another program" in daemon.output()
+
+
+def test_a_damaged_queue_is_delivered_all_the_same(make_daemon, make_fake):
+    """Its header is gone; all rows are carried over, and delivered."""
+    broker = make_fake()
+    daemon = make_daemon(free_port()).start()
+    feed(daemon, 500)
+    daemon.stop()
+    content = b"\0" * 100 + daemon.queue_path.read_bytes()[100:]
+    daemon.queue_path.write_bytes(content)
+    again = make_daemon(
+        broker.port, queue={"path": str(daemon.queue_path)}
+    ).start()
+    broker.wait_delivered(500)
+    again.check_alive()
+    again.stop()
+    aside = list(daemon.queue_path.parent.glob("*.corrupt-*"))
+    assert [path.read_bytes() for path in aside] == [content]
+    assert "carried over: 500 messages" in again.output()
 
 
 def test_a_database_of_a_newer_program_is_left_alone(make_daemon):

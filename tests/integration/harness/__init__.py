@@ -7,6 +7,7 @@ every wait is for a condition and is bounded.
 
 from .broker import Mosquitto
 from .client import Client, Feeder, Flood, Producer
+from .clock import Clock
 from .daemon import Daemon, DaemonFailure, config_text
 from .database import Database
 from .fakebroker import FakeBroker, Ended
@@ -17,6 +18,7 @@ from .waiting import TIME_FACTOR, Deadline, env_int, wait_until
 
 __all__ = [
     "Client",
+    "Clock",
     "Daemon",
     "DaemonFailure",
     "Database",

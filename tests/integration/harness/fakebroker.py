@@ -15,6 +15,7 @@ What a script asserts wrongly, or what the peer does against the standard,
 is raised again by ``FakeBroker.close()``.
 """
 
+import errno
 import socket
 import struct
 import threading
@@ -23,7 +24,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 from . import mqttwire as wire
 from .ports import LOOPBACK
-from .waiting import TIME_FACTOR, wait_until
+from .waiting import TIME_FACTOR, Deadline, wait_until
 
 
 class Ended(Exception):
@@ -312,13 +313,25 @@ class FakeBroker:
         self._listener.setsockopt(
             socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
         )
-        self._listener.bind((LOOPBACK, self.port))
+        self._bind()
         self.port = self._listener.getsockname()[1]
         self._listener.listen(64)
         self._listener.settimeout(0.05)
         self._is_up = True
         self._acceptor = threading.Thread(target=self._accept, daemon=True)
         self._acceptor.start()
+
+    def _bind(self) -> None:
+        """Somebody's connection may have borrowed the port meanwhile."""
+        deadline = Deadline(10.0)
+        while True:
+            try:
+                self._listener.bind((LOOPBACK, self.port))
+                return
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or deadline.passed():
+                    raise
+                time.sleep(0.05)
 
     def down(self) -> None:
         """Refuse connections and end those there are; forget nothing."""

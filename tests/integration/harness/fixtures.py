@@ -25,6 +25,7 @@ import pytest
 
 from .broker import Mosquitto
 from .client import Client
+from .clock import Clock, build
 from .daemon import Daemon
 from .database import Database
 from .fakebroker import FakeBroker
@@ -229,6 +230,17 @@ def make_link() -> Iterator[Callable[..., Link]]:
         link.close()
 
 
+@pytest.fixture(scope="session")
+def clock_library(tmp_path_factory: Any) -> Path:
+    return build(tmp_path_factory.mktemp("clock"))
+
+
+@pytest.fixture
+def clock(clock_library: Path, tmp_path: Path) -> Clock:
+    """The time of day of the daemons it is given to."""
+    return Clock(clock_library, tmp_path / "clock")
+
+
 @pytest.fixture
 def offline(make_daemon: Callable[..., Daemon]) -> Daemon:
     """A daemon that runs without any broker to reach."""
@@ -257,6 +269,8 @@ def tools_exist() -> None:
 __all__ = [
     "binary",
     "client",
+    "clock",
+    "clock_library",
     "database",
     "make_daemon",
     "make_fake",
