@@ -8,14 +8,25 @@ from typing import Dict, List, Optional, Set, Tuple
 
 from images import Moment
 
+#: For so long a row may be in the queue that the broker has taken.
+REMOVAL_NS = 2 * 10**9
+
 
 class QueueChecker:
     """Opens an image as a restart would and looks for what was promised.
 
     ``taken`` says when the broker had taken over which message (id ->
-    monotonic nanoseconds): only those may be missing. ``strict`` adds what
-    holds for the daemon's schema: the ids are not given twice, the counts
-    kept in ``meta`` are exact, each client's messages are in order.
+    monotonic nanoseconds): only those may be missing, and those that a rule
+    has dropped: with ``max_messages`` a row may be gone when so many newer
+    ones are in the queue, or were until the broker took them.
+
+    ``strict`` adds what holds for the daemon's schema: the ids are not given
+    twice, the counts kept in ``meta`` are exact, each client's messages are
+    in order.
+
+    ``rotten``: the recording began with a damaged database. Then an image
+    whose database is still that one, or is missing while it is set aside,
+    says nothing here; ``undecided`` is set, and the daemon must be asked.
 
     A message's id is the text that its payload begins with, up to a space.
     """
@@ -25,32 +36,76 @@ class QueueChecker:
         taken: Optional[Dict[object, int]] = None,
         strict: bool = False,
         name: str = "queue.db",
+        max_messages: Optional[int] = None,
+        rotten: bool = False,
     ) -> None:
         self.taken = taken or {}
         self.strict = strict
         self.name = name
+        self.max_messages = max_messages
+        self.rotten = rotten
+        self.undecided = False
+        #: What the last image's queue had.
+        self.kept: Set[object] = set()
         self.lost: Set[object] = set()
+        self.dropped: Set[object] = set()
         self.unopenable = 0
 
+    def was_taken(self, moment: Moment, key: object) -> bool:
+        return self.taken.get(key, moment.time_ns + 1) <= moment.time_ns
+
     def missing(self, moment: Moment, kept: Set[object]) -> List[object]:
-        """Acknowledged ids that are neither kept nor taken by then."""
-        return [
+        """Acknowledged ids that are neither kept, taken by then, nor
+        dropped by the rule."""
+        gone = [
             key
             for key in moment.acknowledged
-            if key not in kept
-            and self.taken.get(key, moment.time_ns + 1) > moment.time_ns
+            if key not in kept and not self.was_taken(moment, key)
         ]
+        if self.max_messages is None or not gone:
+            return gone
+        # What the broker got later was not dropped before.
+        if any(key in self.taken for key in gone):
+            return [key for key in gone if key in self.taken]
+        # Rows go from the oldest on, while there are more than the bound.
+        # So besides the newest that is gone there is at least the bound.
+        newest = max(gone, key=lambda key: moment.acknowledged[key])
+        others = sum(
+            seq > moment.acknowledged[newest]
+            or self._was_claimed(moment, key, newest)
+            for key, seq in moment.acknowledged.items()
+        ) + len(kept - moment.acknowledged.keys())
+        if others >= self.max_messages:
+            self.dropped.update(gone)
+            return []
+        return gone
+
+    def _was_claimed(
+        self, moment: Moment, key: object, newest: object
+    ) -> bool:
+        """Older, but on its way to the broker when the other one came: it
+        counts, and does not go. Its removal may wait a little."""
+        return (
+            key in self.taken and newest in moment.told_at
+            and self.taken[key] + REMOVAL_NS >= moment.told_at[newest]
+        )
 
     def __call__(self, directory: Path, moment: Moment) -> List[str]:
         path = directory / self.name
         problems: List[str] = []
         kept: Set[object] = set()
+        self.undecided = self.rotten and not path.exists()
         if path.exists():
             try:
                 kept, problems = self._read(path, moment)
             except sqlite3.Error as error:
-                self.unopenable += 1
                 problems = [f"unopenable: {error}"]
+        if any(each.startswith("unopenable") for each in problems):
+            self.undecided = self.rotten
+            self.unopenable += not self.rotten
+        if self.undecided:
+            return []
+        self.kept = kept
         lost = self.missing(moment, kept)
         if lost:
             self.lost.update(lost)
@@ -64,11 +119,11 @@ class QueueChecker:
         with closing(sqlite3.connect(path)) as db:
             verdict = db.execute("PRAGMA integrity_check").fetchone()[0]
             if verdict != "ok":
-                self.unopenable += 1
                 return set(), [f"unopenable: {verdict}"]
             tables = db.execute("SELECT name FROM sqlite_master").fetchall()
             if ("queue",) not in tables:
-                return set(), []
+                # A new one may be empty; one set aside may not.
+                return set(), ["unopenable: no queue"] * self.rotten
             rows = db.execute(
                 "SELECT id, payload FROM queue ORDER BY id"
             ).fetchall()

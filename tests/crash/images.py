@@ -13,16 +13,20 @@ pages   each page of each write, and each change of size, by the toss of a coin
 
 Names are journalled: they become durable in their order, and a completed sync
 of any file makes all earlier ones durable, as on ext4 and xfs. A sync covers
-what was written to its file before it began.
+what was written to its file before it began. After one that failed the kernel
+takes for written what never arrived: it may be missing however often the file
+is synced later, until the same bytes are written again.
 """
 
 import hashlib
 import json
+import os
 import random
 import shutil
 import struct
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import (
     Callable,
@@ -60,6 +64,8 @@ class Kind(IntEnum):
     UNLINK = 7
     RENAME = 8
     ACK = 9
+    SYNC_FAILED = 10
+    LINK = 11
 
 
 class LogRecord(NamedTuple):
@@ -99,6 +105,8 @@ class Change(NamedTuple):
     kind: Kind
     offset: int
     data: bytes
+    #: A sync that should have brought it to the disk has failed.
+    doubtful: bool = False
 
     def apply(self, content: bytearray) -> None:
         if self.kind == Kind.WRITE:
@@ -117,10 +125,24 @@ class Change(NamedTuple):
         while at < len(self.data):
             start = self.offset + at
             size = min(PAGE - start % PAGE, len(self.data) - at)
-            yield Change(
-                self.order, self.kind, start, self.data[at:at + size]
+            yield self._replace(
+                offset=start, data=self.data[at:at + size]
             )
             at += size
+
+    def without(self, other: "Change") -> Iterator["Change"]:
+        """What is left of this write when a later one is laid over it."""
+        end = self.offset + len(self.data)
+        other_end = other.offset + len(other.data)
+        if other_end <= self.offset or other.offset >= end:
+            yield self
+            return
+        if self.offset < other.offset:
+            yield self._replace(data=self.data[:other.offset - self.offset])
+        if other_end < end:
+            yield self._replace(
+                offset=other_end, data=self.data[other_end - self.offset:]
+            )
 
     def torn(self, rng: random.Random) -> Optional["Change"]:
         """A random number of the first sectors, at least one less than
@@ -133,13 +155,44 @@ class Change(NamedTuple):
         if not cuts:
             return None
         size = rng.choice(cuts) - self.offset
-        return Change(self.order, self.kind, self.offset, self.data[:size])
+        return self._replace(data=self.data[:size])
 
 
 @dataclass
 class File:
     durable: bytearray = field(default_factory=bytearray)
     pending: List[Change] = field(default_factory=list)
+    #: ``durable`` as an image has it, while nothing is pending.
+    frozen: Optional[bytes] = None
+
+    def sync(self, began: int) -> None:
+        """What came before ``began`` is durable, but for what an earlier
+        sync has lost."""
+        doubtful: List[Change] = []
+        count = 0
+        for change in self.pending:
+            if change.order >= began:
+                break
+            count += 1
+            if change.doubtful:
+                doubtful.append(change)
+                continue
+            change.apply(self.durable)
+            if change.kind == Kind.WRITE:
+                doubtful = [
+                    rest for each in doubtful for rest in each.without(change)
+                ]
+        self.pending[:count] = doubtful
+        self.frozen = None
+
+    def sync_failed(self, began: int) -> None:
+        """Sizes are the journal's; data may be lost from now on."""
+        self.pending = [
+            change._replace(doubtful=True)
+            if change.order < began and change.kind == Kind.WRITE
+            else change
+            for change in self.pending
+        ]
 
 
 class NameChange(NamedTuple):
@@ -157,17 +210,28 @@ class NameChange(NamedTuple):
             names[self.path] = self.file
         elif self.kind == Kind.UNLINK:
             names.pop(self.path, None)
+        elif self.path in names and self.kind == Kind.LINK:
+            names[self.new_path] = names[self.path]
         elif self.path in names:
             names[self.new_path] = names.pop(self.path)
 
 
 Image = Dict[str, bytes]
 
+#: What was in the directory before: name -> (inode, contents). All of it is
+#: on the disk.
+State = Dict[str, Tuple[int, bytes]]
+
 
 class Disk:
     """Follows the records and says what could be on the disk now."""
 
-    def __init__(self, directory: Path, skip: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        skip: Iterable[str] = (),
+        state: Optional[State] = None,
+    ) -> None:
         self._base = str(directory) + "/"
         self._skip = tuple(skip)
         self._files: Dict[int, File] = {}
@@ -175,6 +239,10 @@ class Disk:
         self._pending_names: List[NameChange] = []
         self._syncs: Dict[Tuple[int, int], int] = {}
         self._order = 0
+        for name, (inode, content) in (state or {}).items():
+            if not name.endswith(self._skip):
+                file = self._files[inode] = File(bytearray(content))
+                self._names[self._base + name] = file
 
     def apply(self, record: LogRecord) -> None:
         """Take in one more record."""
@@ -188,13 +256,17 @@ class Disk:
             self._file(record).pending.append(
                 Change(self._order, record.kind, record.offset, record.data)
             )
-        elif record.kind in (Kind.UNLINK, Kind.RENAME):
+        elif record.kind in (Kind.UNLINK, Kind.RENAME, Kind.LINK):
             self._rename_later(record, None)
         elif record.kind == Kind.SYNC_BEGIN:
             self._syncs[record.pid, record.offset] = self._order
         elif record.kind == Kind.SYNC_END:
             began = self._syncs.pop((record.pid, record.offset))
             self._synced(self._files.get(record.inode), began)
+        elif record.kind == Kind.SYNC_FAILED:
+            began = self._syncs.pop((record.pid, record.offset))
+            if record.inode in self._files:
+                self._files[record.inode].sync_failed(began)
 
     def _file(self, record: LogRecord) -> File:
         if record.inode not in self._files:
@@ -216,8 +288,7 @@ class Disk:
     def _synced(self, file: Optional[File], began: int) -> None:
         """What came before ``began`` is durable now."""
         if file is not None:
-            while file.pending and file.pending[0].order < began:
-                file.pending.pop(0).apply(file.durable)
+            file.sync(began)
         while self._pending_names and self._pending_names[0].order < began:
             self._pending_names.pop(0).apply(self._names)
 
@@ -237,9 +308,7 @@ class Disk:
             default=0,
         )
         return {
-            self._relative(path): bytes(
-                self._content(file, variant, newest, rng)
-            )
+            self._relative(path): self._content(file, variant, newest, rng)
             for path, file in names.items()
         }
 
@@ -249,14 +318,17 @@ class Disk:
 
     def _content(
         self, file: File, variant: str, newest: int, rng: random.Random
-    ) -> bytearray:
+    ) -> bytes:
         if variant == "none" or not file.pending:
-            return file.durable
+            # The same object each time: its digest is known then.
+            if file.frozen is None:
+                file.frozen = bytes(file.durable)
+            return file.frozen
         content = bytearray(file.durable)
         for change in file.pending:
             for part in self._survivors(change, variant, newest, rng):
                 part.apply(content)
-        return content
+        return bytes(content)
 
     @staticmethod
     def _survivors(
@@ -293,6 +365,10 @@ class Moment:
     time_ns: int
     #: Replies of status `queued` that were on their way by then: id -> seq.
     acknowledged: Dict[object, int]
+    #: When the first reply to it was on its way: id -> monotonic time.
+    told_at: Dict[object, int] = field(default_factory=dict)
+    #: The files, as they were before anybody opened them.
+    image: Image = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"record {self.number} ({self.after}), variant {self.variant}"
@@ -319,6 +395,7 @@ class Report:
 
     records: int = 0
     syncs: int = 0
+    failed_syncs: int = 0
     acknowledged: int = 0
     images: int = 0
     repeats: int = 0
@@ -341,23 +418,37 @@ class Report:
         bad = ", ".join(
             f"{count} images {kind}" for kind, count in self.problems.items()
         )
+        failed = f", {self.failed_syncs} failed" if self.failed_syncs else ""
         return (
-            f"{self.records} calls ({self.syncs} syncs), "
+            f"{self.records} calls ({self.syncs} syncs{failed}), "
             f"{self.acknowledged} acknowledged, {self.images} images "
             f"({self.repeats} repeats passed over): {bad or 'no problem'}"
         )
 
 
 class Recording:
-    """A log together with the directory it is about."""
+    """A log together with the directory it is about.
 
-    def __init__(self, log: Path, directory: Path, skip: str = "-shm"):
+    ``state`` is what was in it when the log began, ``owed`` the messages
+    among that: id -> seq, as if they had been acknowledged before.
+    """
+
+    def __init__(
+        self,
+        log: Path,
+        directory: Path,
+        skip: str = "-shm",
+        state: Optional[State] = None,
+        owed: Optional[Dict[object, int]] = None,
+    ):
         self.records = list(read_log(log))
         self.directory = directory
         self.skip = skip
+        self.state = state
+        self.owed = owed or {}
 
     def new_disk(self) -> Disk:
-        return Disk(self.directory, [self.skip])
+        return Disk(self.directory, [self.skip], self.state)
 
     def _moments(self) -> List[int]:
         """Numbers of the records after which the images may be new."""
@@ -368,22 +459,24 @@ class Recording:
             and not record.path.endswith(self.skip)
         ]
 
-    def sample(self, images: Optional[int], seed: int) -> Set[int]:
-        """Moments for about so many images, spread evenly (None: all).
-
-        One out of each stretch of the run, at a random place of it: a
-        fixed step could fall in with the rhythm of the writes.
-        """
-        moments = self._moments()
-        wanted = len(moments)
-        if images is not None:
-            wanted = min(wanted, max(1, images // len(VARIANTS)))
-        rng = random.Random(seed)
+    @staticmethod
+    def _spread(moments: List[int], wanted: int, seed: object) -> Set[int]:
+        """One out of each stretch of the run, at a random place of it: a
+        fixed step could fall in with the rhythm of the writes."""
+        wanted = min(max(wanted, 1), len(moments))
+        rng = random.Random(str(seed))
         bounds = [len(moments) * i // wanted for i in range(wanted + 1)]
         return {
             moments[rng.randrange(low, high)]
             for low, high in zip(bounds, bounds[1:])
         }
+
+    def sample(self, images: Optional[int], seed: int) -> Set[int]:
+        """Moments for about so many images, spread evenly (None: all)."""
+        moments = self._moments()
+        if images is None:
+            return set(moments)
+        return self._spread(moments, images // len(VARIANTS), seed)
 
     def final_image(self) -> Image:
         """What must be in the directory now, if nothing was missed."""
@@ -392,6 +485,14 @@ class Recording:
             disk.apply(record)
         return disk.image("all", random.Random(0))
 
+    def acknowledged(self) -> Dict[object, int]:
+        """All that was owed at some moment: id -> seq."""
+        result = dict(self.owed)
+        for record in self.records:
+            if record.kind == Kind.ACK:
+                result.update(acknowledgements(record.data))
+        return result
+
     def check(
         self,
         checker: Checker,
@@ -399,18 +500,56 @@ class Recording:
         images: Optional[int] = None,
         seed: int = 1,
     ) -> Report:
-        """Build images, hand each to the checker, count."""
-        report = Report(records=len(self.records))
-        disk = self.new_disk()
-        chosen = self.sample(images, seed)
-        acknowledged: Dict[object, int] = {}
+        """Build images, hand each to the checker, count.
+
+        Images that repeat are passed over; others come in their place,
+        until there are ``images`` or the run has no more moments.
+        """
+        kinds = [record.kind for record in self.records]
+        report = Report(
+            records=len(self.records),
+            syncs=kinds.count(Kind.SYNC_END),
+            failed_syncs=kinds.count(Kind.SYNC_FAILED),
+            acknowledged=len(self.acknowledged()),
+        )
+        left = set(self._moments())
         seen: Set[bytes] = set()
+        chosen = self.sample(images, seed)
+        while chosen:
+            self._check_moments(chosen, checker, scratch, seed, seen, report)
+            left -= chosen
+            missing = 0 if images is None else images - report.images
+            if missing < len(VARIANTS) or not left:
+                break
+            # As many repeats among them as there were so far.
+            images_each = max(
+                1.0, report.images / (len(self._moments()) - len(left))
+            )
+            chosen = self._spread(
+                sorted(left), int(missing / images_each) + 1,
+                f"{seed}/{len(left)}",
+            )
+        return report
+
+    def _check_moments(
+        self,
+        chosen: Set[int],
+        checker: Checker,
+        scratch: Path,
+        seed: int,
+        seen: Set[bytes],
+        report: Report,
+    ) -> None:
+        """One pass over the log, with images at the chosen records."""
+        disk = self.new_disk()
+        acknowledged = dict(self.owed)
+        told_at: Dict[object, int] = {}
         for number, record in enumerate(self.records):
             disk.apply(record)
             if record.kind == Kind.ACK:
-                acknowledged.update(acknowledgements(record.data))
-            if record.kind == Kind.SYNC_END:
-                report.syncs += 1
+                for key, seq in acknowledgements(record.data):
+                    acknowledged[key] = seq
+                    told_at[key] = record.time_ns
             if number not in chosen:
                 continue
             after = f"{record.kind.name} {Path(record.path).name}".rstrip()
@@ -423,12 +562,22 @@ class Recording:
                     continue
                 seen.add(key)
                 moment = Moment(
-                    number, after, variant, record.time_ns, acknowledged
+                    number, after, variant, record.time_ns, acknowledged,
+                    told_at, image,
                 )
                 write_image(image, scratch)
                 report.add(moment, checker(scratch, moment))
-        report.acknowledged = len(acknowledged)
-        return report
+
+
+@lru_cache(maxsize=64)
+def content_digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+@lru_cache(maxsize=64)
+def is_empty(content: bytes) -> bool:
+    """Whether there are only zeros in it."""
+    return content.count(0) == len(content)
 
 
 def fingerprint(image: Image, acknowledged: int) -> bytes:
@@ -436,7 +585,7 @@ def fingerprint(image: Image, acknowledged: int) -> bytes:
     digest = hashlib.blake2b(str(acknowledged).encode(), digest_size=16)
     for name in sorted(image):
         digest.update(f"/{name}/{len(image[name])}/".encode())
-        digest.update(image[name])
+        digest.update(content_digest(image[name]))
     return digest.digest()
 
 
@@ -447,7 +596,11 @@ def write_image(image: Image, directory: Path) -> None:
     for name, content in image.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        if is_empty(content):
+            path.touch()
+            os.truncate(path, len(content))
+        else:
+            path.write_bytes(content)
 
 
 def read_directory(directory: Path, skip: str = "-shm") -> Image:
@@ -456,4 +609,15 @@ def read_directory(directory: Path, skip: str = "-shm") -> Image:
         str(path.relative_to(directory)): path.read_bytes()
         for path in sorted(directory.rglob("*"))
         if path.is_file() and not path.name.endswith(skip)
+    }
+
+
+def read_state(directory: Path) -> State:
+    """The directory as the beginning of a recording."""
+    return {
+        str(path.relative_to(directory)): (
+            path.stat().st_ino, path.read_bytes()
+        )
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
     }

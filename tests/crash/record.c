@@ -7,6 +7,8 @@
  *   RECORD_DIR   the directory, absolute and without symbolic links
  *   RECORD_LOG   the log; appended to, so that several runs of the program make one recording
  *   RECORD_KILL  after so many records of this process it is killed (SIGKILL), exactly there
+ *   RECORD_FAIL  "FIRST:COUNT": so many of this process's syncs, from that one on (the first is 1),
+ *                fail with EIO; what they were to bring to the disk stays where it is
  *
  * One mutex is held around each call and its record: the log's order is the order of the effects.
  * Only syncs run outside of it, between a "begin" and an "end" record. Nothing is remembered about
@@ -15,6 +17,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <pthread.h>
 #include <signal.h>
@@ -45,6 +48,8 @@ enum record_kind {
 	RECORD_UNLINK,
 	RECORD_RENAME, /* data is the new name */
 	RECORD_ACK, /* data is what is being sent */
+	RECORD_SYNC_FAILED, /* as RECORD_SYNC_END */
+	RECORD_LINK, /* data is the second name */
 };
 
 struct record {
@@ -65,11 +70,13 @@ static size_t directory_len;
 static int log_fd = -1;
 static long records_left = -1; /* -1: no limit */
 static uint64_t syncs;
+static uint64_t fail_first, fail_count;
 
 __attribute__((constructor)) static void record_open(void)
 {
 	const char *path = getenv("RECORD_LOG");
 	const char *kill_after = getenv("RECORD_KILL");
+	const char *fail = getenv("RECORD_FAIL");
 	int fd;
 
 	directory = getenv("RECORD_DIR");
@@ -85,6 +92,8 @@ __attribute__((constructor)) static void record_open(void)
 	syscall(SYS_close, fd);
 	if (kill_after)
 		records_left = atol(kill_after);
+	if (fail && sscanf(fail, "%" SCNu64 ":%" SCNu64, &fail_first, &fail_count) != 2)
+		abort();
 }
 
 /* Called with the lock held. */
@@ -319,6 +328,11 @@ int renameat2(int from_fd, const char *from, int to_fd, const char *to, unsigned
 
 	if (!inside)
 		return (int)syscall(SYS_renameat2, from_fd, from, to_fd, to, flags);
+	if (flags & ~RENAME_NOREPLACE) {
+		/* Exchanges are not modelled. */
+		errno = EINVAL;
+		return -1;
+	}
 	pthread_mutex_lock(&lock);
 	r = (int)syscall(SYS_renameat2, from_fd, from, to_fd, to, flags);
 	error = errno;
@@ -339,6 +353,34 @@ int renameat(int from_fd, const char *from, int to_fd, const char *to)
 int rename(const char *from, const char *to)
 {
 	return renameat2(AT_FDCWD, from, AT_FDCWD, to, 0);
+}
+
+int linkat(int from_fd, const char *from, int to_fd, const char *to, int flags)
+{
+	char old_name[PATH_MAX], new_name[PATH_MAX];
+	struct iovec data;
+	int r, error;
+
+	bool inside = recorded_path(from_fd, from, old_name);
+	inside = recorded_path(to_fd, to, new_name) || inside;
+
+	if (!inside)
+		return (int)syscall(SYS_linkat, from_fd, from, to_fd, to, flags);
+	pthread_mutex_lock(&lock);
+	r = (int)syscall(SYS_linkat, from_fd, from, to_fd, to, flags);
+	error = errno;
+	if (r == 0) {
+		data = (struct iovec){ new_name, strlen(new_name) };
+		record(RECORD_LINK, 0, old_name, 0, &data, 1);
+	}
+	pthread_mutex_unlock(&lock);
+	errno = error;
+	return r;
+}
+
+int link(const char *from, const char *to)
+{
+	return linkat(AT_FDCWD, from, AT_FDCWD, to, 0);
 }
 
 /* --- contents ----------------------------------------------------------------------------------*/
@@ -560,7 +602,7 @@ static int do_sync(int fd, long number)
 {
 	char path[PATH_MAX];
 	uint64_t inode, pair;
-	int r, error;
+	int r = -1, error = EIO;
 
 	if (!recorded_fd(fd, path, &inode))
 		return (int)syscall(number, fd);
@@ -569,14 +611,14 @@ static int do_sync(int fd, long number)
 	record_simple(RECORD_SYNC_BEGIN, inode, path, pair);
 	pthread_mutex_unlock(&lock);
 
-	r = (int)syscall(number, fd);
-	error = errno;
-
-	if (r == 0) {
-		pthread_mutex_lock(&lock);
-		record_simple(RECORD_SYNC_END, inode, path, pair);
-		pthread_mutex_unlock(&lock);
+	if (pair < fail_first || pair - fail_first >= fail_count) {
+		r = (int)syscall(number, fd);
+		error = errno;
 	}
+
+	pthread_mutex_lock(&lock);
+	record_simple(r == 0 ? RECORD_SYNC_END : RECORD_SYNC_FAILED, inode, path, pair);
+	pthread_mutex_unlock(&lock);
 	errno = error;
 	return r;
 }
