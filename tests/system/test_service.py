@@ -224,6 +224,25 @@ def test_status_line_and_journal(service, recorded):
     assert journal(service, since, "MQTTGW_STATE=connected")
 
 
+def test_check_of_the_queue(service, config_path, recorded):
+    """By root and by the service's user, while it runs; what SQLite makes stays the service's."""
+    service.run("systemctl", "stop", "test-broker.service")
+    with Client(service) as client:
+        client.queue("checked", *(f"m{n}" for n in range(7)))
+    command = ["mqttgwctl", "-c", config_path, "queue", "check"]
+    sound = "/var/lib/mqttgw/queue.db: 7 messages, 0 dead letters: no finding\n"
+    for user in [], ["runuser", "-u", "mqttgw", "--"]:
+        done = service.run(*user, *command)
+        assert (done.stdout, done.stderr) == (sound, "")
+    done = service.run("runuser", "-u", "stranger", "--", *command, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith("run it as root or as the gateway's user\n")
+    service.run("systemctl", "stop", SERVICE)
+    assert service.run(*command).stdout == sound
+    service.run("systemctl", "start", "test-broker.service", SERVICE)
+    assert recorded("checked", 7) == [f"m{n}" for n in range(7)]
+
+
 # --- stop ---------------------------------------------------------------------------------------
 
 
