@@ -7,23 +7,28 @@
 set -euo pipefail
 
 # A room is the files of one name, NAME.c and NAME.h; NAME_x.c and NAME_x.h are parts of room NAME
-# unless they have a line of their own. Each line: a room, and the rooms it may include.
+# unless they have a line of their own. A folder is one room, whatever its files are called. Each
+# line: a room, and the rooms it may include.
 rooms='
+ctl:          queue_check config log util
 main:         gateway config log util
-gateway:      ingest listener queue uplink mailbox config log message util
-uplink:       link drain supervisor stall mqtt discovery netwatch mailbox queue_reader failure config log message util
+gateway:      ingest listener store uplink mailbox config log message util
+uplink:       link drain supervisor stall mqtt discovery netwatch mailbox clock queue_reader failure config log message util
 link:         mqtt resolver failure config log message util
 discovery:    resolver config log util
 netwatch:     log util
+store:        queue mailbox clock config log message util
 ingest:       frame_json buffer log message util
 listener:     log util
 drain:        mailbox queue_reader window trial failure log message util
 mqtt:         failure log message util
-queue:        queue_sql log message util
-queue_reader: queue_sql log message util
-queue_sql:    log util
+queue_check:  queue queue_sql log util
+queue:        queue_sql queue_vfs clock log message util
+queue_reader: queue_sql queue_vfs log message util
+queue_sql:    queue_vfs log util
+queue_vfs:    util
 resolver:     log util
-mailbox:      log util
+mailbox:      clock log util
 supervisor:   brokers failure backoff util
 config:       topic backoff utf8 log util
 brokers:      failure util
@@ -40,12 +45,13 @@ utf8:         util
 log:          util
 buffer:       util
 message:      util
+clock:        util
 util:
 '
 
 # A library or a part of the system that is wrapped, and the rooms that may include it.
 libraries='
-sqlite3.h:            queue queue_reader queue_sql
+sqlite3.h:            queue queue_reader queue_sql queue_vfs
 mosquitto.h:          mqtt
 mqtt_protocol.h:      mqtt
 openssl/err.h:        mqtt
@@ -61,13 +67,14 @@ linux/rtnetlink.h:    netwatch
 sys/inotify.h:        discovery
 systemd/sd-journal.h: log
 systemd/sd-daemon.h:  gateway listener
-systemd/sd-event.h:   gateway ingest uplink link mqtt resolver discovery netwatch
+systemd/sd-event.h:   gateway store ingest uplink link mqtt resolver discovery netwatch
 '
 
 # Files that are made by the build, and the rooms that may include them.
 made='
 sql-001.inc:    queue_sql
-config-build.h: main netwatch
+sql-002.inc:    queue_sql
+config-build.h: ctl main netwatch
 '
 
 # entry TABLE NAME: the right side of NAME's line, between blanks; status 1 if there is none.
@@ -83,9 +90,10 @@ entry() {
 	return 1
 }
 
-# room_of STEM: the room that STEM.c or STEM.h belongs to; status 1 if there is none.
+# room_of STEM: the room that STEM.c or STEM.h belongs to, a path from the tree's top; status 1 if
+# there is none.
 room_of() {
-	local name=$1
+	local name=${1%%/*}
 	while ! entry "$rooms" "$name" >/dev/null; do
 		[ "$name" != "${name%_*}" ] || return 1
 		name=${name%_*}
@@ -93,11 +101,11 @@ room_of() {
 	echo "$name"
 }
 
-# faults_of FILE: one line for each include that is not allowed.
+# faults_of TREE FILE: one line for each include that is not allowed. FILE is a path from TREE.
 faults_of() {
-	local file=$1 room allowed line target to may
-	room=$(basename "$file")
-	if ! room=$(room_of "${room%.[ch]}"); then
+	local tree=$1 file=$2 folder room allowed line target to may
+	folder=$(dirname "$file")
+	if ! room=$(room_of "${file%.[ch]}"); then
 		echo "$file: belongs to no listed room"
 		return
 	fi
@@ -109,6 +117,8 @@ faults_of() {
 		*'"'*)
 			if may=$(entry "$made" "$target"); then
 				[[ $may == *" $room "* ]] || echo "$file: $room may not include \"$target\""
+			elif [ "$folder" != . ] && [ -e "$tree/$folder/$target" ]; then
+				: # the compiler looks beside the file first
 			elif ! to=$(room_of "${target%.h}"); then
 				echo "$file: includes \"$target\", which belongs to no listed room"
 			elif [ "$to" != "$room" ] && [[ $allowed != *" $to "* ]]; then
@@ -121,14 +131,14 @@ faults_of() {
 			fi
 			;;
 		esac
-	done < <(grep -hE '^[[:space:]]*#[[:space:]]*include' "$file")
+	done < <(grep -hE '^[[:space:]]*#[[:space:]]*include' "$tree/$file")
 }
 
 # Prints the faults and the count; status 1 if there is a fault.
 check_tree() {
 	local file faults passed=0 failed=0
-	for file in "$1"/*.[ch]; do
-		faults=$(faults_of "$file")
+	for file in "$1"/*.[ch] "$1"/*/*.[ch]; do
+		faults=$(faults_of "$1" "${file#"$1"/}")
 		if [ -z "$faults" ]; then
 			passed=$((passed + 1))
 		else
@@ -146,11 +156,13 @@ check_tree() {
 # with an empty PATTERN it must pass.
 self_test() {
 	local tree=$scratch/$1 out status=0
-	mkdir "$tree"
+	mkdir -p "$tree/ctl"
 	printf '#include "uplink.h"\n#include <stdio.h>\n' >"$tree/gateway.c"
 	printf '#include "queue_sql.h"\n' >"$tree/queue.c"
 	printf '#include <sqlite3.h>\n' >"$tree/queue_sql.h"
 	printf '#include "util.h"\n' >"$tree/log.h"
+	printf '#include "ctl.h"\n#include "queue_check.h"\n' >"$tree/ctl/queue.c"
+	printf '#include <stdint.h>\n' >"$tree/ctl/ctl.h"
 	printf '%s\n' "$3" >>"$tree/$2"
 	out=$(check_tree "$tree") || status=$?
 	if [ -z "$4" ]; then
@@ -173,6 +185,11 @@ self_test unlisted-room rumour.c '#include "util.h"' 'belongs to no listed room'
 self_test unlisted-target gateway.c '#include "rumour.h"' 'belongs to no listed room'
 self_test second-user gateway.c '#include <sqlite3.h>' 'may not use <sqlite3.h>'
 self_test hidden-second-user gateway.c '#include "queue_sql.h"' 'gateway may not know queue_sql'
+self_test folder-upwards ctl/queue.c '#include "queue.h"' 'ctl may not know queue'
+self_test folder-from-outside gateway.c '#include "ctl/ctl.h"' 'gateway may not know ctl'
+self_test folder-by-its-name gateway.c '#include "ctl.h"' 'gateway may not know ctl'
+self_test folder-and-library ctl/queue.c '#include <sqlite3.h>' 'ctl may not use <sqlite3.h>'
+self_test folder-unlisted ctl/queue.c '#include "rumour.h"' 'belongs to no listed room'
 self_test library-in-quotes ingest.c '#include "jansson.h"' 'belongs to no listed room'
 
 # The table itself: arrows that can be sorted have no way back.

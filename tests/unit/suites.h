@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The unit tests, one suite a room: check_ROOM.c tests src/ROOM.c; outages: several
- * together, for weeks. Knows the rooms' names only.
+ * together, for weeks; queue_age: queue_expire.c, too. Knows the rooms' names only.
  */
 #pragma once
 
@@ -11,6 +11,7 @@ Suite *check_backoff(void);
 Suite *check_base64(void);
 Suite *check_brokers(void);
 Suite *check_buffer(void);
+Suite *check_clock(void);
 Suite *check_config(void);
 Suite *check_discovery(void);
 Suite *check_drain(void);
@@ -24,8 +25,12 @@ Suite *check_mqtt(void);
 Suite *check_netwatch(void);
 Suite *check_outages(void);
 Suite *check_queue(void);
+Suite *check_queue_age(void);
+Suite *check_queue_space(void);
+Suite *check_queue_rot(void);
 Suite *check_resolver(void);
 Suite *check_stall(void);
+Suite *check_store(void);
 Suite *check_supervisor(void);
 Suite *check_topic(void);
 Suite *check_trial(void);
