@@ -1906,7 +1906,7 @@ Suite *check_drain(void)
 	suite_add_tcase(s, t);
 
 	t = tcase_create("bounds");
-	tcase_set_tags(t, "long");
+	tcase_set_tags(t, "long alone");
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_set_timeout(t, TEST_SECONDS);
 	tcase_add_loop_test(t, test_gaps, 0, ARRAY_SIZE(gaps));
@@ -1917,7 +1917,7 @@ Suite *check_drain(void)
 	suite_add_tcase(s, t);
 
 	t = tcase_create("losses");
-	tcase_set_tags(t, "long");
+	tcase_set_tags(t, "long alone");
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_set_timeout(t, TEST_SECONDS);
 	tcase_add_test(t, test_connection_lost);
@@ -1957,7 +1957,7 @@ Suite *check_drain(void)
 	suite_add_tcase(s, t);
 
 	t = tcase_create("model");
-	tcase_set_tags(t, "long");
+	tcase_set_tags(t, "long alone");
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_set_timeout(t, TEST_SECONDS);
 	tcase_add_loop_test(t, test_model, 0, ARRAY_SIZE(models));

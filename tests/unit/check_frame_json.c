@@ -637,7 +637,7 @@ Suite *check_frame_json(void)
 	suite_add_tcase(s, t);
 
 	t = tcase_create("hostile");
-	tcase_set_tags(t, "long");
+	tcase_set_tags(t, "long alone");
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_set_timeout(t, 60);
 	tcase_add_loop_test(t, test_changed_lines, 0, ARRAY_SIZE(good));

@@ -635,13 +635,13 @@ Suite *check_outages(void)
 	Suite *s = suite_create("outages");
 	TCase *t = tcase_create("weeks");
 
-	tcase_set_tags(t, "long");
+	tcase_set_tags(t, "long alone");
 	tcase_set_timeout(t, TEST_SECONDS);
 	tcase_add_loop_test(t, test_a_week, 0, JITTERS);
 	suite_add_tcase(s, t);
 
 	t = tcase_create("trials");
-	tcase_set_tags(t, "long");
+	tcase_set_tags(t, "long alone");
 	tcase_set_timeout(t, TEST_SECONDS);
 	tcase_add_loop_test(t, test_nobody_is_condemned_by_a_link, 0, ARRAY_SIZE(links));
 	tcase_add_loop_test(t, test_poison_is_condemned, 0, 3);

@@ -824,7 +824,7 @@ Suite *check_queue_age(void)
 	suite_add_tcase(s, t);
 
 	t = tcase_create("too old");
-	tcase_set_tags(t, "long");
+	tcase_set_tags(t, "long alone");
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_set_timeout(t, TEST_SECONDS);
 	tcase_add_test(t, test_expire);

@@ -1585,6 +1585,7 @@ Suite *check_queue_rot(void)
 	Suite *s = suite_create("queue_rot");
 	TCase *t = tcase_create("damage");
 
+	tcase_set_tags(t, "long alone");
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_set_timeout(t, TEST_SECONDS);
 	tcase_add_loop_test(t, test_kinds, 0, ARRAY_SIZE(kinds));

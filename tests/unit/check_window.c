@@ -805,7 +805,7 @@ Suite *check_window(void)
 
 	t = tcase_create("link");
 	tcase_set_timeout(t, TEST_SECONDS);
-	tcase_set_tags(t, "long");
+	tcase_set_tags(t, "long alone");
 	tcase_add_loop_test(t, test_path, 0, ARRAY_SIZE(paths));
 	tcase_add_loop_test(t, test_path_changes, 0, ARRAY_SIZE(changes));
 	tcase_add_test(t, test_nothing_drifts);
