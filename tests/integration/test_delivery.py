@@ -2,6 +2,7 @@
 """From acceptance to the broker: nothing lost, order kept, clean ends."""
 
 import random
+import re
 import signal
 import sqlite3
 
@@ -1033,6 +1034,35 @@ def test_a_damaged_queue_is_delivered_all_the_same(make_daemon, make_fake):
     aside = list(daemon.queue_path.parent.glob("*.corrupt-*"))
     assert [path.read_bytes() for path in aside] == [content]
     assert "carried over: 500 messages" in again.output()
+
+
+def test_damage_met_while_running_costs_the_damaged_rows(
+    make_daemon, make_fake
+):
+    """The uplink ends, comes back behind the new database, and goes on."""
+    broker = make_fake()
+    broker.down()
+    daemon = make_daemon(broker.port).start()
+    feed(daemon, 20000)
+    daemon.restart()  # which moves the log into the database
+    size = daemon.queue_path.stat().st_size
+    with open(daemon.queue_path, "r+b") as file:
+        file.seek(size // 4096 // 2 * 4096)
+        file.write(b"\xff" * 4096)
+    broker.up()
+    daemon.wait_output("it is set aside", 30)
+    daemon.wait_output(r"carried over: \d+ messages", 30)
+    said, = re.findall(r"carried over: (\d+) messages", daemon.output())
+    carried = int(said)
+    Database(daemon.queue_path).wait_empty(60)
+    got = set(broker.payloads())
+    # A page holds some hundreds of these at most.
+    assert 20000 - 400 < len(got) < 20000
+    assert len(got) >= carried
+    feed(daemon, 10, first=20000)
+    broker.wait_delivered(len(got) + 10)
+    daemon.check_alive()
+    assert len(list(daemon.state.glob("*.corrupt-*"))) >= 1
 
 
 def test_a_database_of_a_newer_program_is_left_alone(make_daemon):

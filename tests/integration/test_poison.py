@@ -151,6 +151,27 @@ def test_a_refused_message_dies_alone(make_daemon, make_fake, reason, qos):
     assert len(dead(daemon)) == 1
 
 
+def test_bound_of_the_dead_letters(make_daemon, make_fake):
+    """The oldest go; the count in meta is that of the rows."""
+    broker = make_fake(serving(refusing(0x99)))
+    daemon = make_daemon(
+        broker.port,
+        mqtt={"version": "5", "client_id": "gw"},
+        retry=RETRY,
+        queue={"max_dead_letters": 2},
+    ).start()
+    bad = {3, 10, 17, 24}
+    ids = feed_poisoned(daemon, 30, bad)
+    Database(daemon.queue_path).wait_empty()
+    assert [letter[0] for letter in dead(daemon)] == [ids[17], ids[24]]
+    assert Database(daemon.queue_path).value(
+        "SELECT value FROM meta WHERE key = 'dead_letters'"
+    ) == 2
+    assert broker.payloads() == [
+        payload(number) for number in range(30) if number not in bad
+    ]
+
+
 def test_some_refused_among_others(make_daemon, make_fake):
     """Not in a row: each of them is condemned, no more than these."""
     broker = make_fake(serving(refusing(0x90)))
