@@ -120,12 +120,12 @@ int store_do_age(struct store *s)
 		mailbox_post_clock(s->mailbox, &s->clock);
 		s->clock_posted = true;
 	}
+	if (s->config->queue.max_age_usec == 0)
+		return 0;
 	if (!s->expiring) {
-		if (until_expiry(s) > 0 && now - s->expired_usec < EXPIRY_MOST_USEC)
-			return 0;
-		if (now - s->expired_usec < EXPIRY_LEAST_USEC)
-			return 0;
-		if (s->config->queue.max_age_usec == 0)
+		uint64_t pause = until_expiry(s) > 0 ? EXPIRY_MOST_USEC : EXPIRY_LEAST_USEC;
+
+		if (now - s->expired_usec < pause)
 			return 0;
 	}
 	r = expire(s);
