@@ -130,6 +130,22 @@ def test_a_disk_smaller_than_the_reserve(
     check_after_restart(daemon, disk)
 
 
+def start_full(daemon, disk, broker, account):
+    """Start on the full disk: what is there goes out, then lines come in."""
+    daemon.start()
+    second = Stream(daemon.socket_path, "after")
+    account.streams.append(second)
+    second.wait_refused(100)
+    wait_status(daemon)
+    broker.up()
+    account.wait_delivered(daemon)
+    disk.free()
+    second.wait_queued(100, RECOVERY)
+    second.stop()
+    account.wait_delivered(daemon)
+    Database(daemon.queue_path).wait_empty(30)
+
+
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("name", ["ext4", "tmpfs"])
 def test_kill_and_restart_while_full(
@@ -149,17 +165,7 @@ def test_kill_and_restart_while_full(
     stream.stop()
     disk.fill()
 
-    daemon.start()
-    second = Stream(daemon.socket_path, "after")
-    account.streams.append(second)
-    second.wait_refused(100)
-    broker.up()
-    account.wait_delivered(daemon)
-    disk.free()
-    second.wait_queued(100, RECOVERY)
-    second.stop()
-    account.wait_delivered(daemon)
-    Database(daemon.queue_path).wait_empty(30)
+    start_full(daemon, disk, broker, account)
     measured(f"killed on the full disk, {name}: {account.judge()}")
     check_after_restart(daemon, disk)
 
@@ -181,18 +187,7 @@ def test_starts_on_a_full_disk(
     daemon.stop()
     disk.fill()
 
-    daemon.start()
-    second = Stream(daemon.socket_path, "after")
-    account.streams.append(second)
-    second.wait_refused(100)
-    wait_status(daemon)
-    broker.up()
-    account.wait_delivered(daemon)
-    disk.free()
-    second.wait_queued(100, RECOVERY)
-    second.stop()
-    account.wait_delivered(daemon)
-    Database(daemon.queue_path).wait_empty(30)
+    start_full(daemon, disk, broker, account)
     measured(f"started on the full disk, {name}: {account.judge()}")
     check_after_restart(daemon, disk)
 
