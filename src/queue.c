@@ -526,7 +526,10 @@ int queue_probe(struct queue *q)
 		queue_rollback(q);
 		return r;
 	}
-	return queue_commit(q);
+	r = queue_commit(q);
+	if (r == 0 && queue_is_stuck(q))
+		queue_log_move(q);
+	return r == 0 && queue_is_stuck(q) ? -ENOSPC : r;
 }
 
 void queue_get_stats(const struct queue *q, struct queue_stats *ret)

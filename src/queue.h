@@ -153,6 +153,9 @@ bool queue_give_up_reserve(struct queue *q);
 /* Has the reserve file again. 0, also when it is there; -errno, not logged. */
 int queue_refill_reserve(struct queue *q) _must_check_;
 bool queue_has_reserve(const struct queue *q);
+/* True while the write-ahead log cannot be moved into the database for want of space: what was
+ * committed is safe, but nothing should be added to it. */
+bool queue_is_stuck(const struct queue *q);
 
 /* Committed rows. */
 uint64_t queue_messages(const struct queue *q);

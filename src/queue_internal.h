@@ -39,6 +39,7 @@ struct queue_log {
 	uint64_t due; /* frames at which that is tried next */
 	uint64_t restart_due; /* frames at which readers are waited for, next */
 	bool in_database; /* all frames are: the next commit may write over them */
+	bool no_room; /* the last attempt to move them found none in the database */
 	uint64_t restart_usec; /* readers are not waited for before */
 	uint64_t told_usec; /* of the last failure that was logged */
 };
@@ -204,6 +205,8 @@ void queue_log_committed(struct queue *q);
 /* Moves what frames it can to the database, without waiting: the next commit may write over them,
  * and a database that lost pages shrinks. */
 void queue_log_move(struct queue *q);
+/* The same, waiting shortly for readers: the next commit does write over them. */
+void queue_log_restart(struct queue *q);
 /* Empties the log file, waiting up to `busy_msec` for readers. 0, -EBUSY, or another -errno, which
  * is logged once a minute. */
 int queue_log_truncate(struct queue *q, unsigned busy_msec);

@@ -108,7 +108,7 @@ static int tell_failure(struct queue *q, int rc)
 /* 0, -EBUSY when readers or another connection are in the way, or another -errno. */
 static int checkpoint(struct queue *q, int mode)
 {
-	int frames = -1, moved = -1, rc;
+	int frames = -1, moved = -1, rc, r;
 
 	rc = sqlite3_wal_checkpoint_v2(q->db, NULL, mode, &frames, &moved);
 	measure(q);
@@ -116,7 +116,9 @@ static int checkpoint(struct queue *q, int mode)
 	q->log.in_database = frames >= 0 && frames == moved;
 	if ((rc & 0xff) == SQLITE_BUSY || (rc & 0xff) == SQLITE_LOCKED)
 		return -EBUSY;
-	return rc == SQLITE_OK ? 0 : tell_failure(q, rc);
+	r = rc == SQLITE_OK ? 0 : tell_failure(q, rc);
+	q->log.no_room = r == -ENOSPC || r == -EDQUOT;
+	return r;
 }
 
 /* Unlike SQLite's own it looks again each millisecond: readers are brief, but many. */
@@ -131,15 +133,22 @@ static int wait_for_readers(void *userdata, int n)
 	return 1;
 }
 
-int queue_log_truncate(struct queue *q, unsigned busy_msec)
+static int checkpoint_waiting(struct queue *q, int mode, unsigned busy_msec)
 {
 	uint64_t deadline = now_usec() + busy_msec * USEC_PER_MSEC;
 	int r;
 
 	if (busy_msec > 0)
 		sqlite3_busy_handler(q->db, wait_for_readers, &deadline);
-	r = checkpoint(q, SQLITE_CHECKPOINT_TRUNCATE);
+	r = checkpoint(q, mode);
 	sqlite3_busy_handler(q->db, NULL, NULL);
+	return r;
+}
+
+int queue_log_truncate(struct queue *q, unsigned busy_msec)
+{
+	int r = checkpoint_waiting(q, SQLITE_CHECKPOINT_TRUNCATE, busy_msec);
+
 	if (r == 0) {
 		q->log.frames = 0;
 		q->log.in_database = true;
@@ -195,6 +204,18 @@ void queue_log_move(struct queue *q)
 	/* Not truncated: the file's blocks are ours, and the next commit writes over them. */
 	if (q->log.frames > 0 && !q->log.in_database)
 		(void)checkpoint(q, SQLITE_CHECKPOINT_PASSIVE);
+	else
+		q->log.no_room = false;
+}
+
+void queue_log_restart(struct queue *q)
+{
+	(void)checkpoint_waiting(q, SQLITE_CHECKPOINT_RESTART, RESTART_BUSY_MSEC);
+}
+
+bool queue_is_stuck(const struct queue *q)
+{
+	return q->log.no_room;
 }
 
 int queue_log_tidy(struct queue *q)

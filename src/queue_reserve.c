@@ -181,7 +181,12 @@ bool queue_drop_reserve(struct queue *q)
 
 bool queue_give_up_reserve(struct queue *q)
 {
-	return q->has_reserve && queue_drop_reserve(q);
+	if (!q->has_reserve || !queue_drop_reserve(q))
+		return false;
+	/* The database takes of it what it needs for the log's frames before anything is added to
+	 * these: else the log could take all of it, and never be moved. */
+	queue_log_restart(q);
+	return true;
 }
 
 bool queue_has_reserve(const struct queue *q)

@@ -161,7 +161,8 @@ static int on_chores(sd_event_source *source, uint64_t usec, void *userdata)
 
 void store_after_commit(struct store *s)
 {
-	int r = 1;
+	/* With more lines the log would take the room that it needs in the database. */
+	int r = queue_is_stuck(s->queue) ? -ENOSPC : 1;
 
 	for (unsigned n = 0; n < TRIM_CALLS && r > 0; n++)
 		r = trim(s);
