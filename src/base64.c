@@ -70,3 +70,23 @@ int base64_decode(const char *s, size_t len, void *out, size_t *ret_len)
 	*ret_len = n;
 	return 0;
 }
+
+void base64_encode(const void *data, size_t len, char *out)
+{
+	static const char alphabet[] =
+		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+	const uint8_t *p = data;
+
+	for (size_t i = 0; i < len; i += 3) {
+		uint32_t bits = (uint32_t)p[i] << 16;
+
+		if (i + 1 < len)
+			bits |= (uint32_t)p[i + 1] << 8;
+		if (i + 2 < len)
+			bits |= p[i + 2];
+		*out++ = alphabet[bits >> 18];
+		*out++ = alphabet[bits >> 12 & 63];
+		*out++ = i + 1 < len ? alphabet[bits >> 6 & 63] : '=';
+		*out++ = i + 2 < len ? alphabet[bits & 63] : '=';
+	}
+}

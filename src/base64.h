@@ -18,3 +18,12 @@ static inline size_t base64_decoded_max(size_t len)
  * text is not base64; `*ret_len` is untouched then.
  */
 int base64_decode(const char *s, size_t len, void *out, size_t *ret_len) _must_check_;
+
+/* Characters that encoding `len` bytes gives, without a NUL. */
+static inline size_t base64_encoded_len(size_t len)
+{
+	return (len + 2) / 3 * 4;
+}
+
+/* Encodes `len` bytes into `out` (room for base64_encoded_len(len)); no NUL is added. */
+void base64_encode(const void *data, size_t len, char *out);

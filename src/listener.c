@@ -94,6 +94,19 @@ static void set_group(const char *path, const char *name)
 			name, strerrordesc_np(errno));
 }
 
+/* It has that group already, unless the folder hands on its own: then chown(2) is needed, which a
+ * service may not even call. */
+static int give_own_group(const char *path)
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0)
+		return -errno;
+	if (st.st_gid != getegid() && chown(path, (uid_t)-1, getegid()) < 0)
+		return -errno;
+	return 0;
+}
+
 static int make(struct listener *l, const char *path, mode_t mode, const char *group)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
@@ -120,11 +133,32 @@ static int make(struct listener *l, const char *path, mode_t mode, const char *g
 		(void)unlink(path);
 		return -ENOMEM;
 	}
-	if (group[0])
+	if (!group) {
+		r = give_own_group(path);
+		if (r < 0)
+			return r;
+	}
+	if (group && group[0])
 		set_group(path, group);
 	if (chmod(path, mode) < 0 || listen(l->fd, BACKLOG) < 0)
 		return -errno;
 	return 0;
+}
+
+int listener_make(struct listener *l, const char *path, mode_t mode, const char *group)
+{
+	int r;
+
+	*l = (struct listener){ .fd = -1 };
+	r = make(l, path, mode, group);
+	if (r < 0) {
+		log_error("%s: cannot listen: %s", path,
+			r == -EADDRINUSE       ? "another program listens there"
+				: r == -EEXIST ? "something that is not a socket has this name"
+					       : strerrordesc_np(-r));
+		listener_close(l);
+	}
+	return r;
 }
 
 int listener_open(struct listener *l, const char *path, mode_t mode, const char *group)
@@ -135,15 +169,7 @@ int listener_open(struct listener *l, const char *path, mode_t mode, const char 
 	r = take_passed(l);
 	if (r != 0)
 		return r < 0 ? r : 0;
-	r = make(l, path, mode, group);
-	if (r < 0) {
-		log_error("%s: cannot listen: %s", path,
-			r == -EADDRINUSE       ? "another program listens there"
-				: r == -EEXIST ? "something that is not a socket has this name"
-					       : strerrordesc_np(-r));
-		listener_close(l);
-	}
-	return r;
+	return listener_make(l, path, mode, group);
 }
 
 void listener_close(struct listener *l)

@@ -21,5 +21,8 @@ struct listener {
  */
 int listener_open(
 	struct listener *l, const char *path, mode_t mode, const char *group) _must_check_;
+/* The same, whatever systemd passed; `group` NULL: the group this process runs as. */
+int listener_make(
+	struct listener *l, const char *path, mode_t mode, const char *group) _must_check_;
 /* Closes, and removes the file of a socket we made. Safe to call twice. */
 void listener_close(struct listener *l);

@@ -17,6 +17,7 @@ struct queue_reader {
 	struct queue_vfs *vfs;
 	sqlite3 *db;
 	sqlite3_stmt *rows;
+	sqlite3_stmt *dead_rows; /* prepared when it is used */
 	sqlite3_stmt *next_id;
 	sqlite3_stmt *meta;
 };
@@ -77,6 +78,7 @@ struct queue_reader *queue_reader_free(struct queue_reader *r)
 	if (!r)
 		return NULL;
 	sqlite3_finalize(r->rows);
+	sqlite3_finalize(r->dead_rows);
 	sqlite3_finalize(r->next_id);
 	sqlite3_finalize(r->meta);
 	sqlite3_close(r->db);
@@ -88,8 +90,11 @@ struct queue_reader *queue_reader_free(struct queue_reader *r)
 /* Rot, found in what was read. */
 static int bad_row(struct queue_reader *r, sqlite3_stmt *stmt, const char *fault)
 {
-	log_error("%s: row %lld is damaged: %s", sqlite3_db_filename(r->db, "main"),
-		(long long)sqlite3_column_int64(stmt, 0), fault);
+	const char *path = sqlite3_db_filename(r->db, "main");
+
+	/* The alert is the store's, which sets the database aside. */
+	log_error("%s: row %lld is damaged: %s", path, (long long)sqlite3_column_int64(stmt, 0),
+		fault);
 	return -EUCLEAN;
 }
 
@@ -114,14 +119,35 @@ static int read_row(struct queue_reader *r, sqlite3_stmt *stmt, uint64_t after, 
 	return m->payload || m->payload_len == 0 ? 0 : -ENOMEM;
 }
 
-int queue_reader_rows(struct queue_reader *r, uint64_t after, uint64_t upto, unsigned limit,
-	queue_reader_fn fn, void *userdata)
+/* Who is called with a row: one of the two. */
+struct row_user {
+	queue_reader_fn fn;
+	queue_reader_dead_fn dead_fn;
+	void *userdata;
+};
+
+static int use_row(struct queue_reader *r, sqlite3_stmt *stmt, const struct row_user *user,
+	const struct message *m)
 {
-	sqlite3_stmt *stmt = r->rows;
+	const char *reason;
+
+	if (user->fn)
+		return user->fn(user->userdata, m);
+	if (sqlite3_column_type(stmt, 6) != SQLITE_TEXT ||
+		sqlite3_column_type(stmt, 7) != SQLITE_INTEGER)
+		return bad_row(r, stmt, "its reason is no text, or its died_at no integer");
+	reason = (const char *)sqlite3_column_text(stmt, 6);
+	return reason ? user->dead_fn(user->userdata, m, reason, sqlite3_column_int64(stmt, 7))
+		      : -ENOMEM;
+}
+
+static int walk(struct queue_reader *r, sqlite3_stmt *stmt, uint64_t after, uint64_t upto,
+	unsigned limit, const struct row_user *user)
+{
 	unsigned n = 0;
 	int rc, k = 0;
 
-	sqlite3_bind_int64(stmt, 1, (sqlite3_int64)after);
+	sqlite3_bind_int64(stmt, 1, (sqlite3_int64)u64_min(after, INT64_MAX));
 	sqlite3_bind_int64(stmt, 2, (sqlite3_int64)u64_min(upto, INT64_MAX));
 	sqlite3_bind_int64(stmt, 3, limit);
 	while ((rc = sqlite3_step(stmt)) == SQLITE_ROW) {
@@ -132,7 +158,7 @@ int queue_reader_rows(struct queue_reader *r, uint64_t after, uint64_t upto, uns
 			break;
 		after = m.id;
 		n++;
-		k = fn(userdata, &m);
+		k = use_row(r, stmt, user, &m);
 		if (k != 0)
 			break;
 	}
@@ -142,6 +168,28 @@ int queue_reader_rows(struct queue_reader *r, uint64_t after, uint64_t upto, uns
 	if (k < 0)
 		return k;
 	return k > 0 || n >= limit;
+}
+
+int queue_reader_rows(struct queue_reader *r, uint64_t after, uint64_t upto, unsigned limit,
+	queue_reader_fn fn, void *userdata)
+{
+	const struct row_user user = { .fn = fn, .userdata = userdata };
+
+	return walk(r, r->rows, after, upto, limit, &user);
+}
+
+int queue_reader_dead_rows(struct queue_reader *r, uint64_t after, uint64_t upto, unsigned limit,
+	queue_reader_dead_fn fn, void *userdata)
+{
+	const struct row_user user = { .dead_fn = fn, .userdata = userdata };
+	int k = 0;
+
+	if (!r->dead_rows)
+		k = queue_sql_prepare(r->db,
+			"SELECT id, topic, payload, qos, retained, timestamp, reason, died_at "
+			"FROM dead_letters WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3",
+			&r->dead_rows);
+	return k < 0 ? k : walk(r, r->dead_rows, after, upto, limit, &user);
 }
 
 int queue_reader_next_id(struct queue_reader *r, uint64_t after, uint64_t *ret_id)

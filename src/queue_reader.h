@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A read-only connection to the queue, for the uplink thread: committed rows in order.
+ * A read-only connection to the queue: committed rows in order. Each thread has one of its own.
  *
  * No statement stays open between calls, so that checkpoints are never held up.
  */
@@ -28,6 +28,12 @@ struct queue_reader *queue_reader_free(struct queue_reader *r);
  */
 int queue_reader_rows(struct queue_reader *r, uint64_t after, uint64_t upto, unsigned limit,
 	queue_reader_fn fn, void *userdata) _must_check_;
+
+/* The same for messages that no broker takes; what is passed besides is valid as long. */
+typedef int (*queue_reader_dead_fn)(
+	void *userdata, const struct message *m, const char *reason, int64_t died_at);
+int queue_reader_dead_rows(struct queue_reader *r, uint64_t after, uint64_t upto, unsigned limit,
+	queue_reader_dead_fn fn, void *userdata) _must_check_;
 
 /* The lowest id above `after`. 0, -ENODATA when there is none, or -errno. */
 int queue_reader_next_id(struct queue_reader *r, uint64_t after, uint64_t *ret_id) _must_check_;

@@ -26,7 +26,15 @@ static enum topic_fault check_character(uint32_t code)
 	return TOPIC_OK;
 }
 
-enum topic_fault topic_check(const char *s, size_t len)
+/* Whether the wildcard at `i` is a level of its own; `#` has to be the last one. */
+static bool is_level(const char *s, size_t i, size_t len)
+{
+	if (i > 0 && s[i - 1] != '/')
+		return false;
+	return i + 1 == len || (s[i] == '+' && s[i + 1] == '/');
+}
+
+static enum topic_fault check(const char *s, size_t len, bool is_filter)
 {
 	const unsigned char *p = (const unsigned char *)s;
 	enum topic_fault fault;
@@ -41,10 +49,51 @@ enum topic_fault topic_check(const char *s, size_t len)
 	for (size_t i = 0; i < len; i += n) {
 		n = utf8_read(p + i, len - i, &code);
 		fault = n == 0 ? TOPIC_BAD_UTF8 : check_character(code);
+		if (fault == TOPIC_WILDCARD && is_filter && is_level(s, i, len))
+			fault = TOPIC_OK;
 		if (fault != TOPIC_OK)
 			return fault;
 	}
 	return TOPIC_OK;
+}
+
+enum topic_fault topic_check(const char *s, size_t len)
+{
+	return check(s, len, false);
+}
+
+enum topic_fault topic_filter_check(const char *s, size_t len)
+{
+	return check(s, len, true);
+}
+
+bool topic_matches(const char *filter, const char *topic, size_t topic_len)
+{
+	const char *f = filter, *t = topic, *end = topic + topic_len;
+
+	if ((*f == '+' || *f == '#') && *t == '$')
+		return false;
+	for (;;) {
+		/* Both stand at the start of a level. */
+		if (*f == '#')
+			return true;
+		if (*f == '+') {
+			f++;
+			while (t != end && *t != '/')
+				t++;
+		} else {
+			while (t != end && *t != '/' && *f == *t) {
+				f++;
+				t++;
+			}
+		}
+		if (t == end)
+			return *f == '\0' || streq(f, "/#");
+		if (*f != '/' || *t != '/')
+			return false;
+		f++;
+		t++;
+	}
 }
 
 const char *topic_fault_to_string(enum topic_fault fault)

@@ -22,3 +22,16 @@ enum topic_fault topic_check(const char *s, size_t len);
 
 /* What a sender is told, e.g. "topic holds a wildcard". Static text. */
 const char *topic_fault_to_string(enum topic_fault fault);
+
+/*
+ * Checks that `s` is a topic filter: as topic_check(), but `+` may be a level and `#` the last one
+ * [MQTT-4.7.1-1 to 3]. A wildcard anywhere else is TOPIC_WILDCARD.
+ */
+enum topic_fault topic_filter_check(const char *s, size_t len);
+
+/*
+ * Whether a topic name matches a filter; both have passed their check. As a broker does it:
+ * wildcards at the start match no topic that begins with `$` [MQTT-4.7.2-1], `a/#` matches `a`,
+ * too.
+ */
+bool topic_matches(const char *filter, const char *topic, size_t topic_len);

@@ -91,6 +91,22 @@ START_TEST(test_open_and_close)
 }
 END_TEST
 
+/* In a folder that hands on its own group. */
+START_TEST(test_own_group)
+{
+	struct stat st;
+
+	if (geteuid() == 0)
+		ck_assert_int_eq(chown(scratch.dir, 0, getegid() + 1), 0);
+	ck_assert_int_eq(chmod(scratch.dir, 02700), 0);
+	ck_assert_int_eq(listener_make(&l, path, 0660, NULL), 0);
+	ck_assert_int_eq(lstat(path, &st), 0);
+	ck_assert_uint_eq(st.st_gid, getegid());
+	ck_assert_uint_eq(mode_of(path), S_IFSOCK | 0660);
+	ck_assert_int_eq(try_connect(path), 0);
+}
+END_TEST
+
 static const struct {
 	mode_t mode, mask;
 } modes[] = { { 0660, 0022 }, { 0660, 0077 }, { 0600, 0000 }, { 0666, 0077 }, { 0770, 0777 } };
@@ -306,6 +322,19 @@ static int passed_useless_first(void)
 	return 0;
 }
 
+/* It is for the local socket; the operator's is one of our own. */
+static int passed_and_not_asked_for(void)
+{
+	EXPECT(pass(FIRST, SOCK_STREAM, scratch_path(&scratch, "other"), true));
+	announce(1);
+	EXPECT(listener_make(&l, path, 0660, NULL) == 0);
+	EXPECT(l.fd != FIRST && l.path && streq(l.path, path));
+	EXPECT(try_connect(path) == 0);
+	EXPECT(getenv("LISTEN_FDS"));
+	EXPECT(fcntl(FIRST, F_GETFD) >= 0);
+	return 0;
+}
+
 /* Meant for another process: not ours to take. */
 static int passed_to_another(void)
 {
@@ -322,6 +351,7 @@ static int (*const passed[])(void) = {
 	passed_two,
 	passed_useless,
 	passed_useless_first,
+	passed_and_not_asked_for,
 	passed_to_another,
 };
 
@@ -352,6 +382,7 @@ Suite *check_listener(void)
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_set_timeout(t, TEST_SECONDS);
 	tcase_add_test(t, test_open_and_close);
+	tcase_add_test(t, test_own_group);
 	tcase_add_loop_test(t, test_mode, 0, ARRAY_SIZE(modes));
 	tcase_add_test(t, test_group);
 	tcase_add_test(t, test_unknown_group);

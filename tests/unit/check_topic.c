@@ -154,6 +154,54 @@ START_TEST(test_long_sequences_as_libmosquitto)
 }
 END_TEST
 
+/* Made of the bytes that matter, all of them up to a length. */
+static void make_text(unsigned number, char *out)
+{
+	static const char bytes[] = "a/+#$";
+
+	for (; number > 0; number /= 6) {
+		if (number % 6 == 0)
+			break;
+		*out++ = bytes[number % 6 - 1];
+	}
+	*out = '\0';
+}
+
+/* Every filter of up to five bytes with every name of up to four, against libmosquitto. */
+START_TEST(test_filters_as_libmosquitto)
+{
+	unsigned good = 0, matched = 0;
+
+	for (unsigned f = 1; f < 6 * 6 * 6 * 6 * 6; f++) {
+		char filter[8];
+		bool fine;
+
+		make_text(f, filter);
+		if (!filter[0])
+			continue;
+		fine = mosquitto_sub_topic_check(filter) == MOSQ_ERR_SUCCESS;
+		ck_assert_msg((topic_filter_check(filter, strlen(filter)) == TOPIC_OK) == fine,
+			"filter %s", filter);
+		good += fine;
+		for (unsigned n = 1; fine && n < 6 * 6 * 6 * 6; n++) {
+			bool expected = false;
+			char name[8];
+
+			make_text(n, name);
+			if (topic_check(name, strlen(name)) != TOPIC_OK)
+				continue;
+			ck_assert_int_eq(mosquitto_topic_matches_sub(filter, name, &expected),
+				MOSQ_ERR_SUCCESS);
+			ck_assert_msg(topic_matches(filter, name, strlen(name)) == expected,
+				"filter %s, name %s: expected %d", filter, name, expected);
+			matched += expected;
+		}
+	}
+	ck_assert_uint_gt(good, 100);
+	ck_assert_uint_gt(matched, 100);
+}
+END_TEST
+
 Suite *check_topic(void)
 {
 	Suite *s = suite_create("topic");
@@ -165,6 +213,7 @@ Suite *check_topic(void)
 	tcase_add_test(t, test_texts);
 	tcase_add_test(t, test_short_sequences_as_libmosquitto);
 	tcase_add_test(t, test_long_sequences_as_libmosquitto);
+	tcase_add_test(t, test_filters_as_libmosquitto);
 	suite_add_tcase(s, t);
 	return s;
 }
