@@ -52,7 +52,7 @@ static void read_root(struct config_loader *l)
 			read_group(l, setting, group);
 	}
 	/* What a list of brokers may be depends on the group `discovery`. */
-	for (size_t g = 0; g < config_n_groups && !l->no_memory; g++)
+	for (size_t g = 0; g < config_n_groups && !l->no_memory && !l->places; g++)
 		if (config_groups[g].is_list)
 			config_read_brokers(
 				l, config_member(root, config_groups[g].name), &config_groups[g]);
@@ -225,9 +225,8 @@ static int run(struct config_loader *l, const char *path, FILE *faults)
 	return r;
 }
 
-int config_load(struct config **ret, const char *path, FILE *faults)
+static int load_whole(struct config **ret, const char *path, struct config_loader l, FILE *faults)
 {
-	struct config_loader l = { 0 };
 	int r;
 
 	r = new_config(&l);
@@ -239,6 +238,51 @@ int config_load(struct config **ret, const char *path, FILE *faults)
 	}
 	l.c->brokers = l.brokers;
 	l.c->n_brokers = l.n_brokers;
+	*ret = l.c;
+	return 0;
+}
+
+int config_load(struct config **ret, const char *path, FILE *faults)
+{
+	return load_whole(ret, path, (struct config_loader){ 0 }, faults);
+}
+
+int config_check(struct config **ret, const char *path, FILE *faults)
+{
+	return load_whole(ret, path,
+		(struct config_loader){ .pass_over = config_hidden_credentials() }, faults);
+}
+
+int config_load_public(struct config **ret, const char *path, FILE *faults)
+{
+	return load_whole(ret, path, (struct config_loader){ .is_public = true }, faults);
+}
+
+int config_load_places(struct config **ret, const char *path)
+{
+	struct config_loader l = { .quiet = true, .places = true };
+	int r;
+
+	r = new_config(&l);
+	if (r < 0) {
+		config_free(l.c);
+		return r;
+	}
+	config_init(&l.lib);
+	if (config_source_read(&l.source, path, false) < 0)
+		r = -ENOMEM;
+	else if (l.source.broken || !config_read_string(&l.lib, l.source.text))
+		r = -EINVAL;
+	else
+		read_root(&l);
+	if (l.no_memory || l.source.no_memory)
+		r = -ENOMEM;
+	config_destroy(&l.lib);
+	config_source_done(&l.source);
+	if (r < 0) {
+		config_free(l.c);
+		return r;
+	}
 	*ret = l.c;
 	return 0;
 }
@@ -273,6 +317,10 @@ struct config *config_free(struct config *c)
 	free(c->discovery.file);
 	free(c->gateway.id);
 	free(c->socket.path);
+	free(c->control.path);
+	free(c->metrics.listen);
+	free(c->report.push_url);
+	free(c->report.alert_url);
 	free(c->socket.group);
 	free(c->queue.path);
 	free(c->mqtt.client_id);

@@ -39,6 +39,8 @@ struct config_tls {
 	char *cert_file; /* client certificate and its key: both or neither */
 	char *key_file;
 	char *alpn; /* "" = none */
+	/* Changes when a file is written or replaced; 0 = there is none. */
+	uint64_t ca_file_stamp, ca_path_stamp, cert_file_stamp, key_file_stamp;
 	bool enabled; /* `tls` is there, even empty */
 	bool insecure; /* the broker's certificate is not checked */
 };
@@ -77,6 +79,9 @@ struct config {
 		size_t max_message_bytes;
 		size_t max_buffered_bytes;
 	} socket;
+	struct {
+		char *path;
+	} control;
 	struct {
 		char *path;
 		enum config_sync sync;
@@ -124,6 +129,14 @@ struct config {
 		uint64_t failback_usec;
 	} retry;
 	struct {
+		char *listen; /* "ADDRESS:PORT", IPv6 in brackets; "" = no HTTP */
+	} metrics;
+	struct { /* for mqttgw-report */
+		char *push_url; /* "" = none */
+		char *alert_url; /* "" = none */
+		uint64_t interval_usec;
+	} report;
+	struct {
 		int level; /* LOG_ERR ... LOG_DEBUG */
 	} log;
 };
@@ -137,14 +150,35 @@ struct config {
  * `password_file` without '/' is looked up.
  */
 int config_load(struct config **ret, const char *path, FILE *faults) _must_check_;
+/*
+ * The same, only to see whether it can be loaded: credentials are passed over where systemd hides
+ * them, see config_hidden_credentials().
+ */
+int config_check(struct config **ret, const char *path, FILE *faults) _must_check_;
+/* Whether there are credentials that this process may not see: systemd hides them from an
+ * ExecReload= with a view of its own on files. */
+bool config_hidden_credentials(void);
+/*
+ * The same for programs beside the daemon, which need no secrets and may not be allowed to read
+ * them: no file of a broker is opened, and the brokers that are handed out have no password.
+ */
+int config_load_public(struct config **ret, const char *path, FILE *faults) _must_check_;
+/*
+ * For a program beside the daemon that wants to know where it is to be found: reads the groups of
+ * `path`, not the brokers, and opens no other file than those it includes. What is faulty keeps its
+ * default, and nothing is logged: the daemon has told it. Of *ret, which is to be freed with
+ * config_free(), the id and what is derived from it are not final. -EINVAL: cannot be read, or is
+ * no configuration at all. -ENOMEM.
+ */
+int config_load_places(struct config **ret, const char *path) _must_check_;
 /* Takes NULL, returns NULL. Passwords are wiped. */
 struct config *config_free(struct config *c);
 
 /*
  * Reads a file that holds one `brokers` list and nothing else: what discovery.file names. 0: *ret
- * is an array of *ret_n brokers, at least one, to be freed with config_brokers_free(). -EINVAL: one
- * line per fault was written to `faults`. -ENOMEM. `quiet`: nothing is logged of what is unwise, it
- * was before. Never waits: takes regular files only. Any thread.
+ * is an array of *ret_n brokers, at least one, to be freed with config_brokers_free(). -EINVAL:
+ * one line per fault was written to `faults`. -ENOMEM. `quiet`: nothing is logged of what is
+ * unwise, it was before. Never waits: takes regular files only. Any thread.
  */
 int config_load_brokers(struct config_broker **ret, size_t *ret_n, const char *path, bool quiet,
 	FILE *faults) _must_check_;
@@ -157,9 +191,39 @@ bool config_broker_equal(const struct config_broker *a, const struct config_brok
 /* Takes NULL. Passwords are wiped. */
 void config_brokers_free(struct config_broker *brokers, size_t n);
 
+/* --- comparing two, for a reload --- */
+
+/* How a new value of a key comes into effect. */
+enum config_effect {
+	CONFIG_EFFECT_UNKNOWN, /* there is no such key */
+	CONFIG_EFFECT_LIVE, /* at once */
+	CONFIG_EFFECT_UPLINK, /* with a new connection */
+	CONFIG_EFFECT_RESTART, /* with a restart of the daemon */
+	CONFIG_EFFECT_REPORT, /* it is another program's */
+};
+
+/* `name` as in the manual: "mqtt.will.topic", "brokers.port". */
+enum config_effect config_effect(const char *name);
+
+/*
+ * Calls `changed` once for each key whose values differ. `name`: as in a fault, "socket.path",
+ * "brokers[1].port"; "brokers" where their number does. A secret counts with what it is; the files
+ * of TLS also with what they hold. Never shows a value.
+ */
+typedef void (*config_changed_fn)(void *userdata, const char *name, enum config_effect effect);
+void config_diff(
+	const struct config *a, const struct config *b, config_changed_fn changed, void *userdata);
+
+/* Gives `c` the value that `from` has for this key of a group other than brokers. 0, -ENOMEM, or
+ * -ENOENT when there is no such key. */
+int config_keep(struct config *c, const struct config *from, const char *name) _must_check_;
+/* The value of such a key as config_print() shows it, cut short to fit. */
+void config_show(const struct config *c, const char *name, char *buf, size_t size);
+
 /*
  * Writes the effective configuration in libconfig syntax, secrets as "***" (one from a password
- * file as ""). config_load() reads the same configuration from it, but for the password. 0 or
+ * file as ""), URLs without user information and query. config_load() reads the same
+ * configuration from it, but for the secrets. 0 or
  * -errno.
  */
 int config_print(const struct config *c, FILE *out) _must_check_;

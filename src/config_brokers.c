@@ -84,7 +84,14 @@ void config_brokers_free(struct config_broker *brokers, size_t n)
 
 /* --- files ----------------------------------------------------------------------------------- */
 
-/* Where a file is, to be freed. NULL: a fault was kept. */
+bool config_hidden_credentials(void)
+{
+	const char *folder = getenv("CREDENTIALS_DIRECTORY");
+
+	return folder && *folder && access(folder, X_OK) < 0 && errno == EACCES;
+}
+
+/* Where a file is, to be freed. NULL: a fault was kept, or it is passed over. */
 static char *file_path(
 	struct config_loader *l, config_setting_t *setting, const char *what, const char *name)
 {
@@ -93,6 +100,8 @@ static char *file_path(
 
 	if (*name == '/') {
 		path = strdup(name);
+	} else if (l->pass_over) {
+		return NULL;
 	} else if (!folder || !*folder) {
 		config_fault(l, setting,
 			"%s \"%s\" names a credential, but $CREDENTIALS_DIRECTORY is "
@@ -150,9 +159,26 @@ static void read_password_file(
 		explicit_bzero(text, read);
 }
 
+/* Another one for a file that was written or replaced; for a folder, when its entries were. */
+static uint64_t stamp_of(const struct stat *st)
+{
+	const uint64_t parts[] = {
+		st->st_dev,
+		st->st_ino,
+		(uint64_t)st->st_size,
+		(uint64_t)st->st_mtim.tv_sec,
+		(uint64_t)st->st_mtim.tv_nsec,
+	};
+	uint64_t stamp = 1;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(parts); i++)
+		stamp = (stamp ^ parts[i]) * UINT64_C(0x9e3779b97f4a7c15);
+	return stamp ? stamp : 1;
+}
+
 /* A file or folder that the TLS library opens by its name. `field` becomes its full path. */
-static void check_tls_file(
-	struct config_loader *l, config_setting_t *setting, const char *what, char **field)
+static void check_tls_file(struct config_loader *l, config_setting_t *setting, const char *what,
+	char **field, uint64_t *stamp)
 {
 	bool is_folder = streq(config_setting_name(setting), "ca_path");
 	bool is_key = streq(config_setting_name(setting), "key_file");
@@ -172,7 +198,9 @@ static void check_tls_file(
 	if (error < 0)
 		config_fault(l, setting, "%s: cannot read \"%s\": %s", what, path,
 			config_slurp_strerror(error));
-	else if (is_key && (st.st_mode & S_IROTH))
+	else
+		*stamp = stamp_of(&st);
+	if (error == 0 && is_key && (st.st_mode & S_IROTH))
 		config_warn(l, "%s holds a private key and is readable by others: chmod o-r", path);
 	l->no_memory |= config_string_set(field, path) < 0;
 }
@@ -228,11 +256,12 @@ static void check_tls(struct config_loader *l, const config_setting_t *setting, 
 	const struct {
 		const char *name;
 		char **field;
+		uint64_t *stamp;
 	} files[] = {
-		{ "ca_file", &t->ca_file },
-		{ "ca_path", &t->ca_path },
-		{ "cert_file", &t->cert_file },
-		{ "key_file", &t->key_file },
+		{ "ca_file", &t->ca_file, &t->ca_file_stamp },
+		{ "ca_path", &t->ca_path, &t->ca_path_stamp },
+		{ "cert_file", &t->cert_file, &t->cert_file_stamp },
+		{ "key_file", &t->key_file, &t->key_file_stamp },
 	};
 	config_setting_t *tls = config_member(setting, "tls");
 	char what[64];
@@ -246,7 +275,7 @@ static void check_tls(struct config_loader *l, const config_setting_t *setting, 
 
 		snprintf(what, sizeof(what), "%stls.%s", path, files[i].name);
 		if (**files[i].field && !config_is_faulty(file))
-			check_tls_file(l, file, what, files[i].field);
+			check_tls_file(l, file, what, files[i].field, files[i].stamp);
 	}
 	if (t->insecure)
 		config_warn(l,
@@ -271,6 +300,10 @@ static void read_broker(struct config_loader *l, config_setting_t *setting,
 	config_read_keys(l, setting, group, path, b);
 	if (b->tls.enabled && !config_member(setting, "port"))
 		b->port = TLS_PORT;
+	if (l->is_public) {
+		explicit_bzero(b->password, strlen(b->password));
+		return;
+	}
 	if (!l->no_memory)
 		check_password(l, setting, path, b);
 	if (!l->no_memory && b->tls.enabled)

@@ -387,7 +387,7 @@ static int set_string(
 	}
 	if (r == 0 || r == -ENOMEM)
 		return r;
-	if (key->kind == CONFIG_KIND_SECRET)
+	if (key->kind == CONFIG_KIND_SECRET || key->is_url)
 		return not_allowed(key, "this value", allowed, why, size);
 	strcat(q, config_escape(s, q, sizeof(quoted) - 8) ? "\"" : "...\"");
 	return not_allowed(key, quoted, allowed, why, size);

@@ -66,6 +66,7 @@ struct config_key {
 	bool zero; /* 0 is allowed below the range, too */
 	bool above; /* `least` itself is not allowed */
 	bool none; /* a number that may be the word "none" instead, stored as 0 */
+	bool is_url; /* a string that may hold secrets in its user information and query */
 	bool discovered; /* of a broker; not given where DNS tells it */
 	/* NULL when a string is good, else what is allowed. */
 	const char *(*check)(const char *s);
@@ -110,6 +111,9 @@ int config_key_set(const struct config_key *key, const struct config_value *valu
 
 /* The field's string, replaced by a copy; the old one is wiped and freed. -ENOMEM. */
 int config_string_set(char **field, const char *s) _must_check_;
+
+/* The value in libconfig syntax; a secret as "***". */
+void config_key_print(const struct config_key *key, const void *base, FILE *out);
 
 /* Valid UTF-8 without control or non-characters, at most 65,535 bytes: what MQTT takes. */
 bool config_is_mqtt_string(const char *s);

@@ -17,7 +17,10 @@ struct config_loader {
 	struct config *c; /* NULL: the file is to hold a list of brokers and nothing else */
 	struct config_broker *brokers; /* read so far; NULL: none */
 	size_t n_brokers;
+	bool is_public; /* secrets and files of brokers are left alone */
 	bool quiet; /* warnings were given before */
+	bool pass_over; /* credentials that systemd hides are no fault */
+	bool places; /* brokers, and what the machine has a part in, are left out */
 	bool no_memory;
 };
 

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Owns how a configuration is shown. Invariant: what is printed reads back as the same
- * configuration, but for the password. Must not know libconfig, nor what a value means.
+ * configuration, but for secrets. Must not know libconfig, nor what a value means.
  */
 #include "config_keys.h"
 
 #include <errno.h>
 #include <inttypes.h>
+
+#include "url.h"
 
 static uint64_t load_integer(const struct config_key *key, const void *field)
 {
@@ -78,7 +80,17 @@ static void print_secret(const struct config_broker *b, const char *secret, FILE
 	fputs(*secret && !*b->password_file ? "\"***\"" : "\"\"", out);
 }
 
-static void print_value(const struct config_key *key, const void *base, FILE *out)
+static void print_url(const char *url, FILE *out)
+{
+	_cleanup_(freep) char *masked = NULL;
+
+	if (url_mask(&masked, url) == 0)
+		print_string(masked, '\0', out);
+	else
+		fputs("\"\"", out);
+}
+
+void config_key_print(const struct config_key *key, const void *base, FILE *out)
 {
 	const void *field = (const char *)base + key->offset;
 
@@ -89,7 +101,12 @@ static void print_value(const struct config_key *key, const void *base, FILE *ou
 	switch (key->kind) {
 	case CONFIG_KIND_GROUP: break;
 	case CONFIG_KIND_BOOLEAN: fputs(*(const bool *)field ? "true" : "false", out); break;
-	case CONFIG_KIND_STRING: print_string(*(char *const *)field, '\0', out); break;
+	case CONFIG_KIND_STRING:
+		if (key->is_url)
+			print_url(*(char *const *)field, out);
+		else
+			print_string(*(char *const *)field, '\0', out);
+		break;
 	case CONFIG_KIND_TEMPLATE: print_string(*(char *const *)field, '%', out); break;
 	case CONFIG_KIND_SECRET: print_secret(base, *(char *const *)field, out); break;
 	case CONFIG_KIND_COUNT: print_count(load_integer(key, field), out); break;
@@ -115,7 +132,7 @@ static void print_keys(const struct config_group *group, const void *base, bool 
 			continue;
 		if (key->kind != CONFIG_KIND_GROUP) {
 			fprintf(out, "%.*s%s = ", (int)depth, "\t\t\t", key->name);
-			print_value(key, base, out);
+			config_key_print(key, base, out);
 			fputs(";\n", out);
 		} else if (config_group_is_enabled(key->group, field)) {
 			fprintf(out, "%.*s%s: {\n", (int)depth, "\t\t\t", key->name);

@@ -5,12 +5,14 @@
  */
 #include "config_keys.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
 #include <limits.h>
 #include <sys/un.h>
 
 #include "log.h"
+#include "url.h"
 #include "utf8.h"
 
 #define MAX_QUEUE_PATH	480 /* SQLite takes 512, with the names of its other files */
@@ -160,6 +162,39 @@ static const char *check_discovery_file(const char *s)
 static const char *check_payload(const char *s)
 {
 	return strlen(s) <= UINT16_MAX ? NULL : "at most 65535 bytes";
+}
+
+/* "127.0.0.1:9641", "[::1]:9641": a number, a port; nothing is looked up. */
+static const char *check_listen(const char *s)
+{
+	static const char *const allowed =
+		"\"ADDRESS:PORT\" with a numeric address, such as \"127.0.0.1:9641\" or "
+		"\"[::1]:9641\", or \"\" for none";
+	unsigned char address[sizeof(struct in6_addr)];
+	const char *colon = strrchr(s, ':');
+	char text[INET6_ADDRSTRLEN] = "", *end;
+	size_t n = colon ? (size_t)(colon - s) : 0;
+	bool v6 = *s == '[' && n > 2 && s[n - 1] == ']';
+	unsigned long port;
+
+	if (!*s)
+		return NULL;
+	if (n == 0 || n - 2 * v6 >= sizeof(text) || !isdigit((unsigned char)colon[1]))
+		return allowed;
+	memcpy(text, s + v6, n - 2 * v6);
+	port = strtoul(colon + 1, &end, 10);
+	if (*end || port < 1 || port > UINT16_MAX ||
+		inet_pton(v6 ? AF_INET6 : AF_INET, text, address) != 1)
+		return allowed;
+	return NULL;
+}
+
+static const char *check_url(const char *s)
+{
+	return !*s || url_is_good(s)
+		? NULL
+		: "\"http://HOST...\" or \"https://HOST...\", at most 2000 ASCII characters "
+		  "without blanks, or \"\" for none";
 }
 
 /* --- words --------------------------------------------------------------------------------- */
@@ -382,6 +417,25 @@ static const struct config_key retry_keys[] = {
 		.most = DAY, .above = true },
 };
 
+static const struct config_key control_keys[] = {
+	{ "path", CONFIG_KIND_STRING, CONFIG(control.path), .text = "/run/mqttgw/control.sock",
+		.check = check_socket_path },
+};
+
+static const struct config_key metrics_keys[] = {
+	{ "listen", CONFIG_KIND_STRING, CONFIG(metrics.listen), .text = "",
+		.check = check_listen },
+};
+
+static const struct config_key report_keys[] = {
+	{ "push_url", CONFIG_KIND_STRING, CONFIG(report.push_url), .text = "",
+		.check = check_url, .is_url = true },
+	{ "alert_url", CONFIG_KIND_STRING, CONFIG(report.alert_url), .text = "",
+		.check = check_url, .is_url = true },
+	{ "interval", CONFIG_KIND_DURATION, CONFIG(report.interval_usec), .number = 300,
+		.least = 1, .most = DAY },
+};
+
 static const struct config_key log_keys[] = {
 	{ "level", CONFIG_KIND_WORD, CONFIG(log.level), .text = "info", .words = &level_words },
 };
@@ -389,11 +443,14 @@ static const struct config_key log_keys[] = {
 const struct config_group config_groups[] = {
 	{ "gateway", gateway_keys, ARRAY_SIZE(gateway_keys) },
 	{ "socket", socket_keys, ARRAY_SIZE(socket_keys) },
+	{ "control", control_keys, ARRAY_SIZE(control_keys) },
 	{ "queue", queue_keys, ARRAY_SIZE(queue_keys) },
 	{ "brokers", broker_keys, ARRAY_SIZE(broker_keys), .is_list = true },
 	{ "discovery", discovery_keys, ARRAY_SIZE(discovery_keys) },
 	{ "mqtt", mqtt_keys, ARRAY_SIZE(mqtt_keys) },
 	{ "retry", retry_keys, ARRAY_SIZE(retry_keys) },
+	{ "metrics", metrics_keys, ARRAY_SIZE(metrics_keys) },
+	{ "report", report_keys, ARRAY_SIZE(report_keys) },
 	{ "log", log_keys, ARRAY_SIZE(log_keys) },
 };
 /* clang-format on */

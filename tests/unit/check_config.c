@@ -259,6 +259,11 @@ START_TEST(test_defaults)
 	ck_assert_uint_eq(c->retry.heartbeat_delay_usec, USEC_PER_SEC);
 	ck_assert_uint_eq(c->retry.set_aside_usec, 300 * USEC_PER_SEC);
 	ck_assert_uint_eq(c->retry.failback_usec, 300 * USEC_PER_SEC);
+	ck_assert_str_eq(c->control.path, "/run/mqttgw/control.sock");
+	ck_assert_str_eq(c->metrics.listen, "");
+	ck_assert_str_eq(c->report.push_url, "");
+	ck_assert_str_eq(c->report.alert_url, "");
+	ck_assert_uint_eq(c->report.interval_usec, 300 * USEC_PER_SEC);
 	ck_assert_int_eq(c->log.level, LOG_INFO);
 	config_free(c);
 }
@@ -287,6 +292,9 @@ START_TEST(test_everything_set)
 		"retry: { base = 13; max = 14.5; multiplier = 15; jitter = \"none\"; stable = 0;\n"
 		"	timeout_attempts = 16; heartbeat_attempts = 0; heartbeat_delay = 0;\n"
 		"	set_aside = 17; failback = 0.5; };\n"
+		"control: { path = \"/c\"; };\n"
+		"metrics: { listen = \"[::1]:9641\"; };\n"
+		"report: { push_url = \"http://p\"; alert_url = \"https://a\"; interval = 1.5; };\n"
 		"log: { level = \"debug\"; };\n");
 
 	ck_assert_str_eq(c->gateway.id, "g.1_a-B");
@@ -328,6 +336,11 @@ START_TEST(test_everything_set)
 	ck_assert_str_eq(c->mqtt.birth.payload, "here");
 	ck_assert_uint_eq(c->mqtt.birth.qos, 2);
 	ck_assert(!c->mqtt.birth.retain);
+	ck_assert_str_eq(c->control.path, "/c");
+	ck_assert_str_eq(c->metrics.listen, "[::1]:9641");
+	ck_assert_str_eq(c->report.push_url, "http://p");
+	ck_assert_str_eq(c->report.alert_url, "https://a");
+	ck_assert_uint_eq(c->report.interval_usec, 1500000);
 	ck_assert_int_eq(c->mqtt.version, CONFIG_MQTT_311);
 	ck_assert_str_eq(c->mqtt.client_id, "c");
 	ck_assert_uint_eq(c->mqtt.keepalive, 9);
@@ -480,6 +493,26 @@ static const struct {
 	{ "retry: { set_aside = 0.5; };", "retry.set_aside", "0.5;" },
 	{ "retry: { failback = 86400; };", "retry.failback", "86400.0;" },
 	{ "retry: { stable = 86400; };", "retry.stable", "86400.0;" },
+	{ "control: { path = \"/run/\xC3\xBC\"; };", "control.path", "\"/run/\xC3\xBC\";" },
+	{ "control: { };", "control.path", "\"/run/mqttgw/control.sock\";" },
+	{ "metrics: { listen = \"0.0.0.0:1\"; };", "metrics.listen", "\"0.0.0.0:1\";" },
+	{ "metrics: { listen = \"127.0.0.1:65535\"; };", "metrics.listen", "\"127.0.0.1:65535\";" },
+	{ "metrics: { listen = \"[::]:9641\"; };", "metrics.listen", "\"[::]:9641\";" },
+	{ "metrics: { listen = \"[::ffff:1.2.3.4]:80\"; };", "metrics.listen",
+		"\"[::ffff:1.2.3.4]:80\";" },
+	{ "report: { push_url = \"http://h:9091\"; };", "report.push_url", "\"http://h:9091\";" },
+	{ "report: { push_url = \"HTTP://[::1]:1/x/\"; };", "report.push_url",
+		"\"HTTP://[::1]:1/x/\";" },
+	/* what may be a secret is not shown, and what is shown can be read */
+	{ "report: { push_url = \"https://u:p@h/x?k=s#f\"; };", "report.push_url",
+		"\"https://***@h/x?***\";" },
+	{ "report: { alert_url = \"https://t0ken@h:8443\"; };", "report.alert_url",
+		"\"https://***@h:8443\";" },
+	{ "report: { alert_url = \"http://h/hook?key=\\\"\"; };", "report.alert_url",
+		"\"http://h/hook?***\";" },
+	{ "report: { interval = 1; };", "report.interval", "1.0;" },
+	{ "report: { interval = 86400; };", "report.interval", "86400.0;" },
+	{ "report: { alert_url = \"\"; };", "report.alert_url", "\"\";" },
 	{ "log: { level = \"error\"; };", "log.level", "\"error\";" },
 	{ "log: { level = \"warning\"; };", "log.level", "\"warning\";" },
 	{ "log: { level = \"notice\"; };", "log.level", "\"notice\";" },
@@ -558,7 +591,25 @@ END_TEST
 #define PREFIX                                                                                     \
 	"not the start of a topic name; allowed: at most 1024 bytes of UTF-8, no \"+\", \"#\" or " \
 	"control characters\n"
-#define GROUPS "allowed: gateway, socket, queue, brokers, discovery, mqtt, retry, log\n"
+#define GROUPS                                                                                 \
+	"allowed: gateway, socket, control, queue, brokers, discovery, mqtt, retry, metrics, " \
+	"report, log\n"
+#define CONTROL_PATH "is not allowed; allowed: an absolute path of at most 107 bytes\n"
+#define LISTEN                                                                       \
+	"is not allowed; allowed: \"ADDRESS:PORT\" with a numeric address, such as " \
+	"\"127.0.0.1:9641\" or \"[::1]:9641\", or \"\" for none\n"
+#define URL                                                                                       \
+	"this value is not allowed; allowed: \"http://HOST...\" or \"https://HOST...\", at most " \
+	"2000 ASCII characters without blanks, or \"\" for none\n"
+#define LISTEN_FAULT(listen)                                          \
+	{                                                             \
+		"metrics: { listen = \"" listen "\"; };",             \
+			"c:1: metrics.listen: \"" listen "\" " LISTEN \
+	}
+#define URL_FAULT(url)                                                                 \
+	{                                                                              \
+		"report: { alert_url = \"" url "\"; };", "c:1: report.alert_url: " URL \
+	}
 
 static const struct {
 	const char *text;
@@ -926,7 +977,6 @@ static const struct {
 	{ "queue: { maxage = 5; };",
 		"c:1: unknown key \"queue.maxage\"; did you mean \"queue.max_age\"?\n" },
 	{ "access: ( );", "c:1: unknown key \"access\"; " GROUPS },
-	{ "report: { };", "c:1: unknown key \"report\"; " GROUPS },
 	/* retry */
 	{ "retry: { timeout_attempts = 0; };",
 		"c:1: retry.timeout_attempts: 0 is not allowed; allowed: 1 to 1000\n" },
@@ -972,6 +1022,64 @@ static const struct {
 		"c:1: retry.stable: -0.1 is not allowed; allowed: 0 to 86400 seconds\n" },
 	{ "retry: { stable = { }; };",
 		"c:1: retry.stable: found a group, wanted a number: 0 to 86400 seconds\n" },
+	/* control, metrics, report */
+	{ "control: { path = \"\"; };", "c:1: control.path: \"\" " CONTROL_PATH },
+	{ "control: { path = \"run/c\"; };", "c:1: control.path: \"run/c\" " CONTROL_PATH },
+	{ "control: { path = \"/run/\"; };", "c:1: control.path: \"/run/\" " CONTROL_PATH },
+	{ "control: { mode = \"0660\"; };",
+		"c:1: unknown key \"control.mode\"; did you mean \"socket.mode\"?\n" },
+	LISTEN_FAULT("9641"),
+	LISTEN_FAULT(":9641"),
+	LISTEN_FAULT("localhost:9641"),
+	LISTEN_FAULT("*:9641"),
+	LISTEN_FAULT("127.0.0.1"),
+	LISTEN_FAULT("127.0.0.1:"),
+	LISTEN_FAULT("127.0.0.1:0"),
+	LISTEN_FAULT("127.0.0.1:65536"),
+	LISTEN_FAULT("127.0.0.1:99999999999999999999"),
+	LISTEN_FAULT("127.0.0.1:+80"),
+	LISTEN_FAULT("127.0.0.1: 80"),
+	LISTEN_FAULT("127.0.0.1:80x"),
+	LISTEN_FAULT("127.0.0:80"),
+	LISTEN_FAULT("[127.0.0.1]:80"),
+	LISTEN_FAULT("::1:80"),
+	LISTEN_FAULT("[::1]"),
+	LISTEN_FAULT("[::1]80"),
+	LISTEN_FAULT("[]:80"),
+	LISTEN_FAULT("[::1:80"),
+	LISTEN_FAULT("http://127.0.0.1:80"),
+	{ "metrics: { listen = 9641; };",
+		"c:1: metrics.listen: found an integer, wanted a string\n" },
+	URL_FAULT("example.org"),
+	URL_FAULT("http:/h"),
+	URL_FAULT("http://"),
+	URL_FAULT("http:///path"),
+	URL_FAULT("http://?q"),
+	URL_FAULT("http://#f"),
+	URL_FAULT("http://:80"),
+	URL_FAULT("http://u:secret@"),
+	URL_FAULT("http://u:secret@/x"),
+	URL_FAULT("http://h:"),
+	URL_FAULT("http://h:0"),
+	URL_FAULT("http://h:65536"),
+	URL_FAULT("http://h:123456"),
+	URL_FAULT("http://h:8o"),
+	URL_FAULT("http://::1"),
+	URL_FAULT("http://[::1"),
+	URL_FAULT("http://[]"),
+	URL_FAULT("http://[h/x]"),
+	URL_FAULT("http://a b"),
+	URL_FAULT("http://h/\xC3\xBC"),
+	URL_FAULT("ftp://h"),
+	URL_FAULT("file:///etc/passwd"),
+	URL_FAULT(" http://h"),
+	{ "report: { push_url = \"unix://h\"; };", "c:1: report.push_url: " URL },
+	{ "report: { push_url = true; };",
+		"c:1: report.push_url: found a boolean, wanted a string\n" },
+	{ "report: { interval = 0.5; };",
+		"c:1: report.interval: 0.5 is not allowed; allowed: 1 to 86400 seconds\n" },
+	{ "report: { interval = 86401; };",
+		"c:1: report.interval: 86401 is not allowed; allowed: 1 to 86400 seconds\n" },
 	/* log */
 	{ "log: { level = \"INFO\"; };",
 		"c:1: log.level: \"INFO\" is not allowed; allowed: " LEVELS },
@@ -991,7 +1099,10 @@ static const struct {
 		"c:1: unknown key \"socket.keepalive\"; did you mean \"mqtt.keepalive\"?\n" },
 	{ "sokcet: { };", "c:1: unknown key \"sokcet\"; did you mean \"socket\"?\n" },
 	{ "level = \"info\";", "c:1: unknown key \"level\"; did you mean \"log.level\"?\n" },
-	{ "metrics: { listen = \"\"; };", "c:1: unknown key \"metrics\"; " GROUPS },
+	{ "metric: { listen = \"\"; };",
+		"c:1: unknown key \"metric\"; did you mean \"metrics\"?\n" },
+	{ "report: { url = \"\"; };",
+		"c:1: unknown key \"report.url\"; allowed: push_url, alert_url, interval\n" },
 	{ "a_name_much_longer_than_any_key_there_is = 1;",
 		"c:1: unknown key \"a_name_much_longer_than_any_key_there_is\"; " GROUPS },
 	/* syntax */
@@ -1038,7 +1149,7 @@ static const struct {
 	{ "metrics = ( 1.5, 12e3, -.5, 18446744073709551616LL );",
 		"c:1: 18446744073709551616 does not fit 64 bits; allowed: at most "
 		"9223372036854775807L\n"
-		"c:1: unknown key \"metrics\"; " GROUPS },
+		"c:1: metrics: found a list, wanted a group: { name = value; ... }\n" },
 	/* all in one run, in the order of lines */
 	{ "log: { level = \"loud\"; };\nretry: { base = 10; max = 5; stabel = 1; };\n"
 	  "mqtt: { keepalive = 3;\nclient_id = \"%\"; };\nqueue: { sync = 1; };",
@@ -1065,6 +1176,9 @@ static const struct {
 	{ "gateway: { id = \"", "\"; };", 64 },
 	{ "socket: { path = \"/", "\"; };", 106 },
 	{ "queue: { path = \"/", "\"; };", 479 },
+	{ "control: { path = \"/", "\"; };", 106 },
+	{ "report: { push_url = \"http://", "\"; };", 1993 },
+	{ "report: { alert_url = \"https://u@h/", "\"; };", 1986 },
 	{ "brokers: ( { host = \"", "\"; } );", 253 },
 	{ "brokers: ( { username = \"", "\"; } );", 65535 },
 	{ "brokers: ( { username = \"u\"; password = \"", "\"; } );", 65535 },
@@ -1409,6 +1523,44 @@ START_TEST(test_password_not_shown)
 }
 END_TEST
 
+/* Programs beside the daemon: no secret is needed, none is given away, all else is as ever. */
+START_TEST(test_public)
+{
+	static const char text[] =
+		"gateway: { id = \"gw\"; };\n"
+		"brokers: ( { host = \"h\"; username = \"u\"; password_file = \"/absent\";\n"
+		"	tls: { ca_file = \"/absent\"; cert_file = \"none\"; key_file = \"none\"; "
+		"}; },\n"
+		"	{ host = \"i\"; username = \"u\"; password = \"secret\"; } );\n"
+		"control: { path = \"/c\"; };\n";
+	struct config *c = NULL;
+	size_t size;
+	FILE *f;
+
+	write_text("c", text);
+	ck_assert_ptr_null(load_file("c"));
+	free(report);
+	f = open_memstream(&report, &size);
+	ck_assert_int_eq(config_load_public(&c, in_dir("c"), f), 0);
+	ck_assert_str_eq(c->control.path, "/c");
+	ck_assert_str_eq(c->gateway.id, "gw");
+	ck_assert_uint_eq(c->n_brokers, 2);
+	ck_assert_str_eq(c->brokers[0].host, "h");
+	ck_assert_str_eq(c->brokers[0].password, "");
+	ck_assert_str_eq(c->brokers[1].host, "i");
+	ck_assert_str_eq(c->brokers[1].password, "");
+	c = config_free(c);
+	write_text("c", "report: { interval = 0; };\nbrokers: ( { prot = 1; } );\n");
+	ck_assert_int_eq(config_load_public(&c, in_dir("c"), f), -EINVAL);
+	ck_assert_ptr_null(c);
+	fclose(f);
+	strip_dir(report);
+	ck_assert_str_eq(report,
+		"c:1: report.interval: 0 is not allowed; allowed: 1 to 86400 seconds\n"
+		"c:2: unknown key \"brokers[0].prot\"; did you mean \"brokers.port\"?\n");
+}
+END_TEST
+
 /* --- lists of brokers ------------------------------------------------------------------------ */
 
 START_TEST(test_brokers)
@@ -1610,6 +1762,31 @@ END_TEST
 
 /* --- files of TLS ---------------------------------------------------------------------------- */
 
+/* What a tool beside the daemon reads: what is faulty or secret is not its business. */
+START_TEST(test_places)
+{
+	struct config *c = NULL;
+
+	write_text("c",
+		"control: { path = \"/run/c.sock\"; };\n"
+		"socket: { path = \"no path\"; mode = 7; };\n"
+		"nonsense = 1;\n"
+		"brokers: ( { username = \"u\"; password_file = \"/nonexistent\"; }, 7 );\n");
+	ck_assert_int_eq(config_load_places(&c, in_dir("c")), 0);
+	ck_assert_str_eq(c->control.path, "/run/c.sock");
+	ck_assert_str_eq(c->socket.path, "/run/mqttgw.sock");
+	ck_assert_uint_eq(c->n_brokers, 0);
+	c = config_free(c);
+	ck_assert_int_eq(config_load_places(&c, "/dev/null"), 0);
+	ck_assert_str_eq(c->control.path, "/run/mqttgw/control.sock");
+	c = config_free(c);
+	write_text("c", "control: {");
+	ck_assert_int_eq(config_load_places(&c, in_dir("c")), -EINVAL);
+	ck_assert_int_eq(config_load_places(&c, in_dir("missing")), -EINVAL);
+	ck_assert_ptr_null(c);
+}
+END_TEST
+
 START_TEST(test_tls_files)
 {
 	struct config *c;
@@ -1789,11 +1966,13 @@ Suite *check_config(void)
 	tcase_add_test(tc, test_credential);
 	tcase_add_test(tc, test_readable_by_others);
 	tcase_add_test(tc, test_password_not_shown);
+	tcase_add_test(tc, test_public);
 	tcase_add_test(tc, test_brokers);
 	tcase_add_test(tc, test_many_brokers);
 	tcase_add_test(tc, test_discovered);
 	tcase_add_test(tc, test_load_brokers);
 	tcase_add_test(tc, test_load_brokers_faults);
+	tcase_add_test(tc, test_places);
 	tcase_add_test(tc, test_tls_files);
 	tcase_add_test(tc, test_tls_warnings);
 	tcase_add_test(tc, test_shipped_file);
