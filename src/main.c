@@ -76,7 +76,9 @@ static int check_discovery_file(const struct config *config)
 	size_t n;
 	int r;
 
-	if (!*config->discovery.file || access(config->discovery.file, F_OK) < 0)
+	/* It may name credentials, too. */
+	if (!*config->discovery.file || config_hidden_credentials() ||
+		access(config->discovery.file, F_OK) < 0)
 		return 0;
 	r = config_load_brokers(&brokers, &n, config->discovery.file, false, stderr);
 	if (r == 0)
@@ -89,7 +91,8 @@ static int run(const char *path, enum mode mode)
 	struct config *config = NULL;
 	int r;
 
-	r = config_load(&config, path, stderr);
+	r = mode == MODE_CHECK ? config_check(&config, path, stderr)
+			       : config_load(&config, path, stderr);
 	if (r < 0)
 		return r == -EINVAL ? EX_CONFIG : EXIT_FAILURE;
 	if (mode == MODE_PRINT) {
@@ -100,7 +103,8 @@ static int run(const char *path, enum mode mode)
 		return r == -EINVAL ? EX_CONFIG : r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 	} else if (mode == MODE_RUN) {
 		log_set_level(config->log.level);
-		r = gateway_run(config);
+		r = gateway_run(config, path);
+		return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 	}
 	config_free(config);
 	return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What systemd is told about the state of things: one line, at most once a second.
+ */
+#include <systemd/sd-daemon.h>
+
+#include "gateway_internal.h"
+
+#define STATUS_USEC (1 * USEC_PER_SEC)
+
+static void tell_status(struct gateway *g)
+{
+	struct figures_uplink uplink;
+	struct store_state store;
+	const char *state;
+
+	mailbox_get_figures(g->mailbox, &uplink);
+	state = uplink.state_usec ? supervisor_state_to_string(uplink.state) : "starting";
+	store_get_state(g->store, &store);
+	g->status_store = store;
+	if (store.error < 0)
+		sd_notifyf(0,
+			"STATUS=queue cannot be written (%s), lines are refused; %s %s; %llu "
+			"queued",
+			strerrordesc_np(-store.error), state, uplink.broker,
+			(unsigned long long)store.messages);
+	else
+		sd_notifyf(0, "STATUS=%s %s; %llu queued%s%s", state, uplink.broker,
+			(unsigned long long)store.messages, uplink.cause[0] ? "; " : "",
+			uplink.cause);
+}
+
+static bool store_has_changed(const struct gateway *g)
+{
+	struct store_state store;
+
+	store_get_state(g->store, &store);
+	return store.error != g->status_store.error || store.messages != g->status_store.messages;
+}
+
+/* At once when nothing was told lately, else a little later: one line a second is enough. */
+void gateway_schedule_status(struct gateway *g)
+{
+	int enabled = SD_EVENT_OFF;
+
+	(void)sd_event_source_get_enabled(g->status_timer, &enabled);
+	if (enabled != SD_EVENT_OFF) {
+		g->status_told = false;
+		return;
+	}
+	if (g->status_told && !store_has_changed(g))
+		return;
+	tell_status(g);
+	g->status_told = true;
+	sd_event_source_set_time_relative(g->status_timer, STATUS_USEC);
+	sd_event_source_set_enabled(g->status_timer, SD_EVENT_ONESHOT);
+}
+
+int gateway_on_status_timer(sd_event_source *s, uint64_t usec, void *userdata)
+{
+	struct gateway *g = userdata;
+
+	(void)s;
+	(void)usec;
+	if (!g->status_told)
+		gateway_schedule_status(g);
+	return 0;
+}
