@@ -301,32 +301,121 @@ def test_root_leaves_the_queue_to_its_owner(ctl, stopped):
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    "arguments, said",
     [
-        [],
-        ["queue"],
-        ["queue", "chec"],
-        ["check"],
-        ["queue", "check", "all"],
-        ["queue", "check", "--help"],
-        ["--nonsense", "queue", "check"],
-        ["-c"],
+        ([], "no command"),
+        (["queue"], "queue: what of it?"),
+        (["dead"], "dead: what of it?"),
+        (["queue", "chec"], "no such command: queue chec"),
+        (["check"], "no such command: check"),
+        (["--nonsense", "queue", "check"], "'--nonsense'"),
+        (["-c"], "-- 'c'"),
+        (["-c", "x", "--socket", "y", "status"], "one of the two"),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_usage(ctl, arguments):
+def test_wrong_usage(ctl, arguments, said):
     done = ctl(None, *arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "Usage: mqttgwctl [-c FILE] COMMAND\n" in done.stderr
-    assert "queue check" in done.stderr
+    assert said in done.stderr.splitlines()[0]
+    assert "Usage: mqttgwctl [-c FILE | --socket PATH] COMMAND\n" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("queue check all", 'unexpected argument "all"'),
+        ("queue list 7", 'unexpected argument "7"'),
+        ("queue list --limit 0", "--limit 0: not a number above 0"),
+        ("queue list --limit x", "--limit x: not a number above 0"),
+        ("queue list --limit", "--limit: a value is missing"),
+        ("queue list --after -1", "--after -1: not an id"),
+        ("queue list --nonsense", "--nonsense"),
+        ("queue list --json=1", "--json=1"),
+        ("queue show", "which id?"),
+        ("queue show 1 2", "one id, please"),
+        ("queue show 1.5", '"1.5" is no id'),
+        ("queue show 99999999999999999999", "is no id"),
+        ("queue show 1 --json --raw", "one of the two"),
+        ("queue purge 7", 'unexpected argument "7"'),
+        ("queue purge", "--yes"),
+        ("dead purge x", '"x" is no id'),
+        ("dead requeue 1 --topic t", "one of the two"),
+        ("flush --timeout soon", "--timeout soon: not a number of seconds"),
+        ("flush --timeout -1", "--timeout -1: not a number of seconds"),
+        ("flush 5", 'unexpected argument "5"'),
+        ("status -x", "unknown option -x"),
+        ("watch now", 'unexpected argument "now"'),
+        ("reconnect now", 'unexpected argument "now"'),
+        ("pub -m x", "-t TOPIC"),
+        ("pub -t t", "one of -m, -f, -l, -s and -n"),
+        ("pub -t t -m x -n", "one of -m, -f, -l, -s and -n"),
+        ("pub -t t -m x -q 3", "-q 3: not 0, 1 or 2"),
+        ("pub -t t -m x y", 'unexpected argument "y"'),
+        ("pub -t", "-t: a value is missing"),
+    ],
+)
+def test_wrong_usage_of_a_command(ctl, line, said):
+    """What is wrong, and what is right; nobody was asked for it."""
+    arguments = line.split()
+    done = ctl(None, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    wrong, right = done.stderr.splitlines()
+    words = 2 if arguments[0] in ("queue", "dead") else 1
+    name = " ".join(arguments[:words])
+    assert wrong.startswith(f"mqttgwctl: {name}: ") and said in wrong
+    assert right.startswith(
+        f"Usage: mqttgwctl [-c FILE | --socket PATH] {name}"
+    )
+
+
+COMMANDS = [
+    "status",
+    "watch",
+    "pub",
+    *(f"queue {verb}" for verb in "list show export purge check".split()),
+    *(f"dead {verb}" for verb in "list show export requeue purge".split()),
+    "flush",
+    "reconnect",
+]
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help(ctl, option):
     done = ctl(None, option)
     assert (done.returncode, done.stderr) == (0, "")
-    for text in ("queue check", "--config", "--version", "/etc/mqttgw.conf"):
+    for text in ("--config", "--socket", "--version", "/etc/mqttgw.conf"):
         assert text in done.stdout
+    for command in COMMANDS:
+        assert f"\n  {command} " in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command(ctl, command):
+    """Each option of its usage line is explained."""
+    for option in ("-h", "--help"):
+        done = ctl(None, *command.split(), option)
+        assert (done.returncode, done.stderr) == (0, "")
+        usage, rest = done.stdout.split("\n", 1)
+        assert usage.split("] ", 1)[1].startswith(command)
+        for name in re.findall(r"(?<=[\[ ])--?[a-z]+", usage.split("] ", 1)[1]):
+            assert f" {name}" in rest, (name, rest)
+
+
+def test_the_manual_page_has_every_command_and_option(ctl):
+    page = Path(__file__).resolve().parents[2] / "man" / "mqttgwctl.1"
+    shown = subprocess.run(
+        ["mandoc", "-T", "utf8", page],
+        check=True, capture_output=True, text=True,
+    ).stdout
+    shown = re.sub(".\b", "", shown)
+    for command in COMMANDS:
+        assert re.search(rf"^ +{command}\b", shown, re.MULTILINE), command
+        for name in re.findall(
+            r" (--[a-z-]+)", ctl(None, *command.split(), "--help").stdout
+        ):
+            assert name in shown, name
 
 
 def test_version(ctl, make_daemon):

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The commands about the queue.
+ * `queue check`: the one command that reads the database itself, whether the gateway runs or not.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -8,7 +8,7 @@
 #include "config.h"
 #include "ctl.h"
 #include "queue_check.h"
-#include "util.h"
+#include "text.h"
 
 /* 0 or -errno, of this user and that file. */
 static int may(const char *path, int mode)
@@ -17,18 +17,18 @@ static int may(const char *path, int mode)
 }
 
 /* NULL: the faults were printed. */
-static struct config *load_config(const struct ctl *ctl)
+static struct config *load_config(const char *path)
 {
 	struct config *config;
 	int r;
 
-	r = config_load(&config, ctl->config_path, stderr);
+	r = config_load(&config, path, stderr);
 	if (r == 0)
 		return config;
 	if (r == -EINVAL)
-		ctl_fail(may(ctl->config_path, R_OK), "%s cannot be used", ctl->config_path);
+		ctl_fail(may(path, R_OK), "%s cannot be used", path);
 	else
-		ctl_fail(r, "%s: %s", ctl->config_path, strerror(-r));
+		ctl_fail(r, "%s: %s", path, strerror(-r));
 	return NULL;
 }
 
@@ -46,11 +46,11 @@ static void print_finding(void *userdata, const char *text)
 
 static void print_sound(const char *path, const struct queue_check_rows *rows)
 {
-	char messages[CTL_NUMBER_SIZE], dead_letters[CTL_NUMBER_SIZE];
+	char messages[TEXT_SIZE], dead_letters[TEXT_SIZE];
 
 	printf("%s: %s message%s, %s dead letter%s: no finding\n", path,
-		ctl_number(messages, rows->messages), rows->messages == 1 ? "" : "s",
-		ctl_number(dead_letters, rows->dead_letters), rows->dead_letters == 1 ? "" : "s");
+		text_number(messages, rows->messages), rows->messages == 1 ? "" : "s",
+		text_number(dead_letters, rows->dead_letters), rows->dead_letters == 1 ? "" : "s");
 }
 
 static void print_wrong(const char *path, unsigned n)
@@ -84,16 +84,20 @@ static int check(const char *path)
 	return r > 0 ? CTL_FAILED : CTL_OK;
 }
 
-int ctl_queue_check(const struct ctl *ctl, int argc, char **argv)
+int ctl_check(const struct ctl *ctl, int argc, char **argv)
 {
+	static const struct option options[] = { CTL_HELP_OPTION, { 0 } };
 	struct config *config;
-	int status;
+	int c, status;
 
-	if (argc > 0) {
-		fprintf(stderr, "mqttgwctl: queue check: unexpected argument \"%s\"\n", argv[0]);
-		return CTL_USAGE;
-	}
-	config = load_config(ctl);
+	c = ctl_option(ctl, argc, argv, "", options);
+	if (c >= 0)
+		return ctl_option_status(c);
+	if (optind < argc)
+		return ctl_usage(ctl, "unexpected argument \"%s\"", argv[optind]);
+	if (ctl->control_path)
+		return ctl_usage(ctl, "asks no gateway: -c FILE instead of --socket");
+	config = load_config(ctl->config_path ? ctl->config_path : CONFIG_DEFAULT_PATH);
 	if (!config)
 		return CTL_FAILED;
 	status = check(config->queue.path);
