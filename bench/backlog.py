@@ -133,6 +133,7 @@ class Bench:
         config.write_text(
             'gateway = { id = "bench"; };\n'
             f'socket = {{ path = "{self.directory}/gw.sock"; mode = "0600"; group = ""; }};\n'
+            f'control = {{ path = "{self.directory}/control.sock"; }};\n'
             f'queue = {{ path = "{self.queue}"; max_bytes = "none"; }};\n'
             f'brokers = ( {{ host = "127.0.0.1"; port = {self.port}; }} );\n'
         )

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A bare libmosquitto publisher, without a queue on disk and without anything else to do: what the
+ * library and the broker can do at their best.
+ *
+ *   bench/publish [--qos N] [--window N] [--messages N] [--bytes N] [--rate N] [--timeout S]
+ *                 HOST PORT
+ *
+ * --window is messages in flight, --rate messages a second: a message's time then counts from when
+ * it was due. The payload opens with a number and a time, for bench/subscribe. Prints JSON; exit
+ * status 1 when the connection was lost or nothing was acknowledged for --timeout seconds.
+ */
+#include "bench.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <mosquitto.h>
+#include <poll.h>
+
+#define MIDS 65536
+
+struct options {
+	const char *host;
+	uint64_t port, qos, window, messages, bytes, rate, timeout;
+};
+
+struct publisher {
+	struct options o;
+	struct mosquitto *mosq;
+	struct bench_times times;
+	uint64_t sent_usec[MIDS]; /* by message identifier */
+	uint64_t sent, done;
+	uint64_t start_usec, moved_usec;
+	char *payload;
+	bool connected;
+};
+
+static void check(int rc)
+{
+	if (rc != MOSQ_ERR_SUCCESS)
+		bench_die(mosquitto_strerror(rc), 0);
+}
+
+static void on_connect(struct mosquitto *mosq, void *userdata, int rc)
+{
+	struct publisher *p = userdata;
+
+	(void)mosq;
+	if (rc != 0)
+		bench_die(mosquitto_connack_string(rc), 0);
+	p->connected = true;
+}
+
+static void on_publish(struct mosquitto *mosq, void *userdata, int mid)
+{
+	struct publisher *p = userdata;
+	uint64_t now = now_usec();
+
+	(void)mosq;
+	bench_times_add(&p->times, now - u64_min(now, p->sent_usec[mid]));
+	p->moved_usec = now;
+	p->done++;
+}
+
+static void on_disconnect(struct mosquitto *mosq, void *userdata, int rc)
+{
+	(void)mosq;
+	(void)userdata;
+	if (rc != 0)
+		bench_die("the connection is lost", 0);
+}
+
+static uint64_t due_usec(const struct publisher *p)
+{
+	return p->o.rate > 0 ? p->start_usec + p->sent * USEC_PER_SEC / p->o.rate : 0;
+}
+
+static bool may_publish(const struct publisher *p)
+{
+	return p->sent < p->o.messages && p->sent - p->done < p->o.window &&
+		(p->o.rate == 0 || due_usec(p) <= now_usec());
+}
+
+static void publish(struct publisher *p)
+{
+	uint64_t usec = p->o.rate > 0 ? due_usec(p) : now_usec();
+	char topic[40];
+	int mid;
+
+	snprintf(topic, sizeof(topic), "sensors/%02u/temperature", (unsigned)(p->sent % 100));
+	bench_stamp(p->payload, (uint32_t)p->sent, usec);
+	/* With QoS 0 on_publish() comes from inside the call, before the identifier is known. */
+	p->sent++;
+	check(mosquitto_publish(
+		p->mosq, &mid, topic, (int)p->o.bytes, p->payload, (int)p->o.qos, false));
+	p->sent_usec[mid] = usec;
+}
+
+/* Waits for the socket or the next message's time, and lets the library read and write. */
+static void turn(struct publisher *p)
+{
+	struct pollfd fd = { .fd = mosquitto_socket(p->mosq), .events = POLLIN };
+	uint64_t now = now_usec(), until = now + USEC_PER_SEC;
+	struct timespec ts;
+
+	if (mosquitto_want_write(p->mosq))
+		fd.events |= POLLOUT;
+	if (p->connected && p->o.rate > 0 && p->sent < p->o.messages &&
+		p->sent - p->done < p->o.window)
+		until = u64_max(due_usec(p), now);
+	ts = (struct timespec){ .tv_sec = (time_t)((until - now) / USEC_PER_SEC),
+		.tv_nsec = (long)((until - now) % USEC_PER_SEC) * 1000 };
+	if (ppoll(&fd, 1, &ts, NULL) < 0)
+		bench_die("poll", -errno);
+	if (fd.revents & (POLLIN | POLLERR | POLLHUP))
+		check(mosquitto_loop_read(p->mosq, 1000));
+	if (fd.revents & POLLOUT)
+		check(mosquitto_loop_write(p->mosq, 1000));
+	check(mosquitto_loop_misc(p->mosq));
+	if (now_usec() > p->moved_usec + p->o.timeout * USEC_PER_SEC)
+		bench_die("nothing moves", -ETIMEDOUT);
+}
+
+static void run(struct publisher *p)
+{
+	p->moved_usec = now_usec();
+	check(mosquitto_connect(p->mosq, p->o.host, (int)p->o.port, 600));
+	while (!p->connected)
+		turn(p);
+	p->start_usec = p->moved_usec = now_usec();
+	while (p->done < p->o.messages) {
+		while (may_publish(p))
+			publish(p);
+		if (p->done < p->o.messages)
+			turn(p);
+	}
+}
+
+static void read_options(struct options *o, int argc, char **argv)
+{
+	static const struct option longs[] = {
+		{ "qos", required_argument, NULL, 'q' },
+		{ "window", required_argument, NULL, 'w' },
+		{ "messages", required_argument, NULL, 'm' },
+		{ "bytes", required_argument, NULL, 'b' },
+		{ "rate", required_argument, NULL, 'r' },
+		{ "timeout", required_argument, NULL, 't' },
+		{ 0 },
+	};
+	int c;
+
+	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
+		switch (c) {
+		case 'q': o->qos = strcmp(optarg, "0") == 0 ? 0 : bench_number(optarg, 2); break;
+		case 'w': o->window = bench_number(optarg, MIDS - 1); break;
+		case 'm': o->messages = bench_number(optarg, 1000000000); break;
+		case 'b': o->bytes = bench_number(optarg, 100 << 20); break;
+		case 'r': o->rate = bench_number(optarg, 10000000); break;
+		case 't': o->timeout = bench_number(optarg, 3600); break;
+		default: exit(2);
+		}
+	}
+	if (optind + 2 != argc || o->bytes < BENCH_STAMP) {
+		fprintf(stderr,
+			"usage: publish [--qos N] [--window N] [--messages N] [--bytes N]"
+			" [--rate N] [--timeout S] HOST PORT\n"
+			"at least %d bytes\n",
+			BENCH_STAMP);
+		exit(2);
+	}
+	o->host = argv[optind];
+	o->port = bench_number(argv[optind + 1], 65535);
+}
+
+int main(int argc, char **argv)
+{
+	static struct publisher p = {
+		.o = { .qos = 1, .window = 20, .messages = 100000, .bytes = 200, .timeout = 30 }
+	};
+	double seconds;
+
+	read_options(&p.o, argc, argv);
+	bench_prepare();
+	bench_times_init(&p.times, p.o.messages);
+	p.payload = malloc(p.o.bytes);
+	mosquitto_lib_init();
+	p.mosq = mosquitto_new(NULL, true, &p);
+	if (!p.payload || !p.mosq)
+		bench_die("set up", -ENOMEM);
+	memset(p.payload, 'x', p.o.bytes);
+	check(mosquitto_int_option(p.mosq, MOSQ_OPT_TCP_NODELAY, 1));
+	check(mosquitto_max_inflight_messages_set(p.mosq, 0)); /* the window is ours */
+	mosquitto_connect_callback_set(p.mosq, on_connect);
+	mosquitto_publish_callback_set(p.mosq, on_publish);
+	mosquitto_disconnect_callback_set(p.mosq, on_disconnect);
+	run(&p);
+	seconds = (double)(now_usec() - p.start_usec) / (double)USEC_PER_SEC;
+	printf("{\"messages\": %" PRIu64 ", \"window\": %" PRIu64
+	       ", \"seconds\": %.6f, \"rate\": %.1f, ",
+		p.done, p.o.window, seconds, (double)p.done / seconds);
+	bench_times_print(&p.times, "latency_usec");
+	printf("}\n");
+	check(mosquitto_disconnect(p.mosq));
+	mosquitto_destroy(p.mosq);
+	mosquitto_lib_cleanup();
+	bench_times_free(&p.times);
+	free(p.payload);
+	return 0;
+}
