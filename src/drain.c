@@ -103,10 +103,68 @@ static void forget_removed(struct drain *d)
 	drain_release_claims(d);
 }
 
+/* --- figures --------------------------------------------------------------------------------- */
+
+static enum figures_brake brake(const struct drain *d)
+{
+	if (!d->up)
+		return FIGURES_BRAKE_NONE;
+	if (d->throttled_until_usec > d->pump_usec)
+		return FIGURES_BRAKE_THROTTLED;
+	return window_rate_usec(&d->window, d->pump_usec) > d->pump_usec ? FIGURES_BRAKE_RATE
+									 : FIGURES_BRAKE_NONE;
+}
+
+static struct drain_told to_tell(const struct drain *d)
+{
+	bool on_trial = d->trial.state == TRIAL_ALONE || d->trial.state == TRIAL_WITHOUT;
+
+	return (struct drain_told){
+		.inflight = d->up ? d->window.messages : 0,
+		.window = d->up ? d->window.max : 0,
+		.brake = brake(d),
+		.suspect = on_trial ? d->trial.suspect : 0,
+	};
+}
+
+static bool is_told(const struct drain_told *a, const struct drain_told *b)
+{
+	return a->inflight == b->inflight && a->window == b->window && a->brake == b->brake &&
+		a->suspect == b->suspect;
+}
+
+/* Once a batch, and only when there is something to tell. */
+static void tell_figures(struct drain *d)
+{
+	uint64_t n = d->delivered[0] + d->delivered[1] + d->delivered[2], now;
+	const struct drain_told tell = to_tell(d);
+	struct figures_uplink *f;
+
+	if (n == 0 && is_told(&tell, &d->told))
+		return;
+	now = now_boot_usec();
+	f = mailbox_figures_begin(d->mailbox);
+	for (size_t qos = 0; qos < ARRAY_SIZE(d->delivered); qos++)
+		f->delivered[qos] += d->delivered[qos];
+	if (n > 0)
+		rate_add(&f->delivered_rate, n, now);
+	if (n > 0 || (d->told.inflight == 0 && tell.inflight > 0))
+		f->moved_usec = now;
+	f->inflight = tell.inflight;
+	f->window = tell.window;
+	f->brake = tell.brake;
+	f->suspect = tell.suspect;
+	mailbox_figures_end(d->mailbox);
+	memset(d->delivered, 0, sizeof(d->delivered));
+	d->told = tell;
+}
+
 void drain_flush(struct drain *d)
 {
 	uint64_t ids[256];
 
+	/* Before the gateway hears of it: what has left the queue was counted. */
+	tell_figures(d);
 	while (d->acked_posted != d->acked_last) {
 		size_t n = 0;
 
@@ -180,7 +238,11 @@ static int publish(struct drain *d, const struct message *m, struct entry *e, co
 	if (lowered.qos > d->max_qos)
 		lowered.qos = d->max_qos;
 	*e = (struct entry){
-		.id = m->id, .size = message_size(m), .qos = lowered.qos, .state = ENTRY_SENT
+		.id = m->id,
+		.size = message_size(m),
+		.qos = lowered.qos,
+		.accepted_qos = m->qos,
+		.state = ENTRY_SENT,
 	};
 	d->publishing = e;
 	d->publishing_mid = 0; /* never one: an answer to an older row may come first */

@@ -89,6 +89,7 @@ static void take(struct drain *d, uint32_t position)
 	e->state = ENTRY_ACKED;
 	note_acked(d, position);
 	d->taken++;
+	d->delivered[e->accepted_qos]++;
 	if (e->qos == 0) {
 		trial_written(&d->trial, e->id);
 		return;
@@ -219,6 +220,7 @@ bool drain_connection_lost(struct drain *d, bool closed)
 	d->replaying = d->window.messages > 0;
 	d->answered = false;
 	d->alive = false;
+	d->up = false;
 	return give_up;
 }
 
@@ -232,6 +234,7 @@ void drain_session_lost(struct drain *d)
 void drain_connected(struct drain *d, unsigned receive_maximum, uint8_t max_qos)
 {
 	d->timing = false;
+	d->up = true;
 	window_connected(&d->window, receive_maximum, now_usec());
 	d->max_qos = max_qos;
 	d->replaying = d->window.messages > 0;

@@ -22,7 +22,8 @@ struct entry {
 	uint64_t id;
 	size_t size;
 	uint16_t mid;
-	uint8_t qos;
+	uint8_t qos; /* it was sent with */
+	uint8_t accepted_qos;
 	uint8_t state;
 };
 
@@ -57,6 +58,14 @@ struct drain {
 	bool alive; /* this connection lives, and the trial has not been told yet */
 	uint8_t max_qos;
 	uint64_t taken;
+	bool up; /* a connection stands */
+
+	uint64_t delivered[3]; /* since told; by the QoS they were accepted with */
+	struct drain_told {
+		unsigned inflight, window;
+		enum figures_brake brake;
+		uint64_t suspect;
+	} told; /* to the figures */
 
 	bool timing; /* the entry at `timed` is the one whose round trip the window measures */
 	uint32_t timed;

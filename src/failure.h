@@ -16,6 +16,7 @@ enum failure_class {
 	FAILURE_TAKEN_OVER, /* another client connected with our client id */
 	FAILURE_AUTH, /* credentials refused */
 	FAILURE_PROTOCOL, /* the two do not speak the same language */
+	N_FAILURE_CLASSES,
 };
 
 /* What a class asks for (design: the table of classes in doc/architecture.md). */

@@ -90,6 +90,7 @@ const char *frame_error_to_string(enum frame_error error)
 	case FRAME_STORAGE: return "storage";
 	case FRAME_TOO_MANY_CLIENTS: return "too-many-clients";
 	case FRAME_STOPPING: return "stopping";
+	case N_FRAME_ERRORS: break;
 	}
 	return "unknown";
 }

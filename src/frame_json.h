@@ -26,6 +26,7 @@ enum frame_error {
 	FRAME_STORAGE,
 	FRAME_TOO_MANY_CLIENTS,
 	FRAME_STOPPING,
+	N_FRAME_ERRORS,
 };
 
 /* "bad-json", ... as on the wire; static text. */

@@ -19,6 +19,8 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include "event.h"
+#include "flap.h"
 #include "frame_json.h"
 #include "ingest_client.h"
 #include "log.h"
@@ -69,8 +71,11 @@ struct ingest {
 	size_t lines;
 	size_t bytes; /* read */
 	size_t appended;
+	size_t taken; /* of them: whether they are stored depends on the commit alone */
 	int failed; /* -errno: nothing that was appended in this turn is stored */
 	bool hurry; /* no turn waits any more */
+
+	struct flap refusals, pauses; /* told now and then */
 };
 
 /* --- lists ----------------------------------------------------------------------------------- */
@@ -141,6 +146,20 @@ static void give_up_replies(struct client *c)
 	c->last = c->deaf = true;
 }
 
+/* By the error's number, but for FRAME_OK. */
+static void count_refused(struct ingest *i, enum frame_error error, uint64_t n)
+{
+	i->params.refused[error - 1].count += n;
+}
+
+static void name_refused(struct ingest *i)
+{
+	_Static_assert(N_FRAME_ERRORS - 1 <= FIGURES_ERRORS, "a counter for each error");
+
+	for (unsigned error = FRAME_OK + 1; error < N_FRAME_ERRORS; error++)
+		i->params.refused[error - 1].error = frame_error_to_string((enum frame_error)error);
+}
+
 /* Remembers what to answer. */
 static void add_reply(struct ingest *i, struct client *c, const struct frame *f,
 	enum frame_error error, const char *text, uint64_t seq)
@@ -148,6 +167,10 @@ static void add_reply(struct ingest *i, struct client *c, const struct frame *f,
 	struct reply *reply = &i->replies[i->n_replies++];
 	int r = 0;
 
+	if (error == FRAME_OK)
+		i->taken++;
+	else
+		count_refused(i, error, 1);
 	*reply = (struct reply){ .client = c, .error = error, .seq = seq };
 	if (f && f->id) {
 		reply->has_id = true;
@@ -295,7 +318,7 @@ static void write_replies(struct ingest *i)
 /* Clients that waited for memory may try again. */
 static void wake_waiting(struct ingest *i)
 {
-	if (i->pool.waiting == 0 || i->pool.max - i->pool.used < i->pool.reservation)
+	if (i->pool.waiting == 0 || !client_pool_has_room(&i->pool))
 		return;
 	for (struct client *c = i->clients; c; c = c->next) {
 		if (!c->waiting)
@@ -345,8 +368,10 @@ static void commit_turn(struct ingest *i)
 		if (r < 0 && i->failed == 0)
 			i->failed = r;
 	}
+	if (i->failed < 0)
+		count_refused(i, FRAME_STORAGE, i->taken);
 	write_replies(i);
-	i->lines = i->bytes = i->appended = 0;
+	i->lines = i->bytes = i->appended = i->taken = 0;
 	i->failed = 0;
 }
 
@@ -382,6 +407,16 @@ void ingest_commit(struct ingest *i)
 	commit_turn(i);
 	look_after_touched(i);
 	sd_event_source_set_enabled(i->again, i->ready ? SD_EVENT_ON : SD_EVENT_OFF);
+}
+
+void ingest_set_params(struct ingest *i, const struct ingest_params *params)
+{
+	i->params = *params;
+	client_pool_set(&i->pool, params->max_message_bytes, params->max_buffered_bytes);
+	for (struct client *c = i->clients; c; c = c->next)
+		client_pool_changed(c);
+	wake_waiting(i);
+	ingest_commit(i);
 }
 
 static int on_delay(sd_event_source *s, uint64_t usec, void *userdata)
@@ -451,12 +486,32 @@ static int on_again(sd_event_source *s, void *userdata)
 
 /* --- new clients ----------------------------------------------------------------------------- */
 
-static void refuse_client(int fd, unsigned max_clients)
+/* A program that does not give up must not fill the journal. */
+static void tell_refusal(struct flap *flap, int error, const char *text)
+{
+	struct event_fields fields = { .error = error };
+	struct flap_told told = { 0 };
+	char more[120] = "", times[100];
+
+	if (flap_occurred(flap, 1, 0, now_boot_usec(), &told) == FLAP_QUIET)
+		fields.priority = LOG_DEBUG;
+	if (told.count > 1) {
+		fields.count = told.count;
+		snprintf(more, sizeof(more), "; %s", flap_text(&told, times, sizeof(times)));
+	}
+	log_event(EVENT_CLIENT_REFUSED, &fields, "%s%s", text, more);
+}
+
+static void refuse_client(struct ingest *i, int fd)
 {
 	struct buffer out = { 0 };
-	char text[80];
+	char text[80], line[120];
 
-	snprintf(text, sizeof(text), "socket.max_clients, %u, are connected", max_clients);
+	count_refused(i, FRAME_TOO_MANY_CLIENTS, 1);
+	snprintf(
+		text, sizeof(text), "socket.max_clients, %u, are connected", i->params.max_clients);
+	snprintf(line, sizeof(line), "a client is refused: %s", text);
+	tell_refusal(&i->refusals, 0, line);
 	if (frame_json_reply_error(&out, NULL, 0, FRAME_TOO_MANY_CLIENTS, text) == 0)
 		(void)send(fd, buffer_head(&out), buffer_len(&out), MSG_DONTWAIT | MSG_NOSIGNAL);
 	buffer_clear(&out);
@@ -468,7 +523,7 @@ static void add_client(struct ingest *i, int fd)
 	struct client *c;
 
 	if (i->n_clients >= i->params.max_clients) {
-		refuse_client(fd, i->params.max_clients);
+		refuse_client(i, fd);
 		return;
 	}
 	if (client_new(&c, &i->pool, i->epoll_fd, fd) < 0) {
@@ -486,7 +541,11 @@ static void add_client(struct ingest *i, int fd)
 /* Out of descriptors or memory: those who wait to connect wait a little longer. */
 static void pause_listening(struct ingest *i, int error)
 {
-	log_warning("cannot accept a client: %s; trying again in a second", strerrordesc_np(error));
+	char line[200];
+
+	snprintf(line, sizeof(line), "cannot accept a client: %s; trying again in a second",
+		strerrordesc_np(error));
+	tell_refusal(&i->pauses, error, line);
 	sd_event_source_set_enabled(i->listen, SD_EVENT_OFF);
 	sd_event_source_set_time_relative(i->resume, ACCEPT_PAUSE_USEC);
 	sd_event_source_set_enabled(i->resume, SD_EVENT_ONESHOT);
@@ -576,6 +635,7 @@ int ingest_new(struct ingest **ret, sd_event *event, int listen_fd,
 	i->callbacks = *callbacks;
 	i->userdata = userdata;
 	i->ready_tail = &i->ready;
+	name_refused(i);
 	client_pool_init(&i->pool, params->max_message_bytes, params->max_buffered_bytes);
 	r = setup(i);
 	if (r < 0) {
@@ -633,11 +693,13 @@ void ingest_stop(struct ingest *i)
 	answer_what_was_read(i);
 	ingest_commit(i);
 	for (struct client *c = i->clients; c; c = c->next) {
-		if (!c->deaf && !c->last &&
-			frame_json_reply_error(&c->out, NULL, 0, FRAME_STOPPING,
-				"the gateway stops; lines without a reply were not accepted, send "
-				"them again") < 0)
-			c->deaf = true;
+		if (!c->deaf && !c->last) {
+			count_refused(i, FRAME_STOPPING, 1);
+			if (frame_json_reply_error(&c->out, NULL, 0, FRAME_STOPPING,
+				    "the gateway stops; lines without a reply were not accepted, "
+				    "send them again") < 0)
+				c->deaf = true;
+		}
 		client_stop_reading(c);
 		c->last = true;
 		touch(i, c);

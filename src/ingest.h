@@ -11,6 +11,7 @@
 #include <sys/types.h>
 #include <systemd/sd-event.h>
 
+#include "figures.h"
 #include "message.h"
 #include "util.h"
 
@@ -22,6 +23,9 @@ struct ingest_params {
 	size_t max_message_bytes;
 	size_t max_buffered_bytes; /* lines not yet handled, all clients together */
 	uint64_t commit_delay_usec; /* a turn waits so long for further lines, unless it is full */
+	/* FIGURES_ERRORS + 1 of them, borrowed: answers with an error are counted here, by their
+	 * words, which ingest_new() sets. What is counted already goes on. */
+	struct figures_refused *refused;
 };
 
 struct ingest_callbacks {
@@ -40,6 +44,12 @@ int ingest_new(struct ingest **ret, sd_event *event, int listen_fd,
 	void *userdata) _must_check_;
 /* Closes what is open. Takes NULL, returns NULL. */
 struct ingest *ingest_free(struct ingest *i);
+
+/*
+ * Other params from now on, for the clients there are, too: a line that began before counts by the
+ * new bound; nobody is disconnected for a lower max_clients. Ends a turn that waits.
+ */
+void ingest_set_params(struct ingest *i, const struct ingest_params *params);
 
 /* Ends a turn that waits for further lines. */
 void ingest_commit(struct ingest *i);

@@ -11,24 +11,45 @@
 /* Input thrown away before a close, so that the close does not cut off replies with a reset. */
 #define DISCARD_MAX (1024 * 1024)
 
-void client_pool_init(struct client_pool *pool, size_t max_message_bytes, size_t max)
+void client_pool_set(struct client_pool *pool, size_t max_message_bytes, size_t max)
 {
 	/* A whole line with "\r\n", and never less than one full read. */
 	size_t reservation = max_message_bytes + 2;
 
 	if (reservation < CLIENT_READ)
 		reservation = CLIENT_READ;
-	*pool = (struct client_pool){
-		.max = max < reservation ? reservation : max,
-		.reservation = reservation,
-	};
+	pool->max = max < reservation ? reservation : max;
+	pool->reservation = reservation;
+}
+
+void client_pool_init(struct client_pool *pool, size_t max_message_bytes, size_t max)
+{
+	*pool = (struct client_pool){ 0 };
+	client_pool_set(pool, max_message_bytes, max);
+}
+
+void client_pool_changed(struct client *c)
+{
+	if (c->reserved == 0 || c->reserved >= c->pool->reservation)
+		return;
+	c->pool->used += c->pool->reservation - c->reserved;
+	c->reserved = c->pool->reservation;
+}
+
+bool client_pool_has_room(const struct client_pool *pool)
+{
+	return pool->used <= pool->max && pool->max - pool->used >= pool->reservation;
+}
+
+static void give_back_reservation(struct client *c)
+{
+	c->pool->used -= c->reserved;
+	c->reserved = 0;
 }
 
 static void give_back(struct client *c)
 {
-	if (c->reserved)
-		c->pool->used -= c->pool->reservation;
-	c->reserved = false;
+	give_back_reservation(c);
 	if (c->waiting)
 		c->pool->waiting--;
 	c->waiting = false;
@@ -78,12 +99,12 @@ static size_t room(struct client *c)
 	struct client_pool *pool = c->pool;
 	size_t len = buffer_len(&c->in);
 
-	if (!c->reserved && pool->max - pool->used >= pool->reservation) {
+	if (c->reserved == 0 && client_pool_has_room(pool)) {
 		pool->used += pool->reservation;
-		c->reserved = true;
+		c->reserved = pool->reservation;
 	}
-	if (c->reserved)
-		return size_min(CLIENT_READ, pool->reservation - size_min(len, pool->reservation));
+	if (c->reserved > 0)
+		return size_min(CLIENT_READ, c->reserved - size_min(len, c->reserved));
 	return CLIENT_SMALL - size_min(len, CLIENT_SMALL);
 }
 
@@ -194,10 +215,7 @@ static void slim(struct client *c)
 
 	if (c->more || c->readable || len > CLIENT_SMALL)
 		return;
-	if (c->reserved) {
-		c->pool->used -= c->pool->reservation;
-		c->reserved = false;
-	}
+	give_back_reservation(c);
 	if (len == 0) {
 		buffer_clear(&c->in);
 	} else if (c->in.allocated > 2 * CLIENT_SMALL &&

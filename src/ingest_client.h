@@ -42,13 +42,20 @@ struct client {
 	bool eof; /* nothing more will be read */
 	bool last; /* close once `out` is written */
 	bool deaf; /* the other side reads no replies any more */
-	bool reserved;
+	size_t reserved; /* bytes; 0 = none */
 	bool waiting; /* for a reservation */
 	bool is_ready;
 	bool is_touched;
 };
 
 void client_pool_init(struct client_pool *pool, size_t max_message_bytes, size_t max);
+/* Other bounds; then client_pool_changed() for each client. */
+void client_pool_set(struct client_pool *pool, size_t max_message_bytes, size_t max);
+/* One that holds a reservation for a shorter line gets one for the longest, beyond the bound if
+ * need be: a line once begun can always be finished. */
+void client_pool_changed(struct client *c);
+/* Whether one more client can have a reservation. */
+bool client_pool_has_room(const struct client_pool *pool);
 
 /* Takes over `fd`. 0 or -errno; on failure `fd` stays the caller's. */
 int client_new(struct client **ret, struct client_pool *pool, int epoll_fd, int fd) _must_check_;

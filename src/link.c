@@ -12,6 +12,7 @@
 #include <stdio.h>
 
 #include "link_internal.h"
+#include "event.h"
 #include "log.h"
 
 /* Seconds: libmosquitto sends PINGREQ when it heard nothing for so long; it takes no less. */
@@ -46,6 +47,11 @@ static const char *address(const struct link *l)
 	return l->addresses.addresses[(l->memory->address + l->tried) % l->addresses.n];
 }
 
+int link_priority(const struct link *l, int priority)
+{
+	return l->callbacks.is_quiet(l->userdata) ? LOG_DEBUG : priority;
+}
+
 static void settle(struct link *l)
 {
 	l->memory->settled = true;
@@ -60,8 +66,11 @@ static void on_connected(void *userdata, const struct mqtt_limits *limits)
 
 	settle(l);
 	if (l->must_purge) {
-		log_notice("%s: broker has no session any more, with %u messages in flight; they "
-			   "are sent again",
+		log_event(EVENT_SESSION_LOST,
+			&(struct event_fields){
+				.broker = l->name, .priority = link_priority(l, LOG_NOTICE) },
+			"%s: broker has no session any more, with %u messages in flight; they "
+			"are sent again",
 			l->name, inflight(l));
 		l->callbacks.step_done(l->userdata);
 		connect_next(l);
@@ -72,8 +81,9 @@ static void on_connected(void *userdata, const struct mqtt_limits *limits)
 	if (l->memory->no_qos2 && max_qos > 1)
 		max_qos = 1;
 	if (max_qos < 2 && max_qos != l->limits.max_qos)
-		log_notice("%s: broker takes no QoS above %u; messages of a higher one are sent "
-			   "with that",
+		log_write(link_priority(l, LOG_NOTICE), NULL,
+			"%s: broker takes no QoS above %u; messages of a higher one are sent "
+			"with that",
 			l->name, max_qos);
 	l->limits = *limits;
 	l->limits.max_qos = max_qos;
@@ -106,7 +116,8 @@ static bool try_other_version(struct link *l, const struct mqtt_failure *f)
 	*client = mqtt_free(*client);
 	if (!l->memory->v311)
 		return false; /* both were tried: 5 again next time */
-	log_info("%s: %s; trying MQTT 3.1.1", l->name, f->failure.text);
+	log_write(link_priority(l, LOG_INFO), NULL, "%s: %s; trying MQTT 3.1.1", l->name,
+		f->failure.text);
 	connect_next(l);
 	return true;
 }
@@ -142,8 +153,9 @@ static void on_published(void *userdata, uint16_t mid, unsigned reason)
 		return;
 	if (link_is_own(l, mid)) {
 		if (reason >= 0x80)
-			log_warning("%s: broker refused mqtt.birth or mqtt.will with reason code "
-				    "0x%02x",
+			log_write(link_priority(l, LOG_WARNING), NULL,
+				"%s: broker refused mqtt.birth or mqtt.will with reason code "
+				"0x%02x",
 				l->name, reason);
 		return;
 	}
@@ -243,6 +255,7 @@ static int make_client(struct link *l, struct mqtt **ret)
 		.ping_timeout_usec = l->config->mqtt.ack_timeout_usec,
 		.v5 = !l->memory->v311,
 		.clean_session = l->must_purge || l->config->mqtt.clean_session,
+		.traffic = l->traffic,
 	};
 
 	return mqtt_new(
@@ -389,6 +402,14 @@ void link_get_progress(const struct link *l, struct mqtt_progress *ret)
 		mqtt_get_progress(l->session, ret);
 }
 
+void link_count_traffic(struct link *l)
+{
+	if (!l)
+		return;
+	mqtt_count_traffic(l->purge);
+	mqtt_count_traffic(l->session);
+}
+
 /* --- the object ------------------------------------------------------------------------------ */
 
 static int copy_params(struct link *l, const struct link_params *params)
@@ -423,6 +444,7 @@ int link_new(struct link **ret, sd_event *event, const struct link_params *param
 	l->event = sd_event_ref(event);
 	l->config = params->config;
 	l->memory = params->memory;
+	l->traffic = params->traffic;
 	l->probe = params->probe;
 	l->callbacks = *callbacks;
 	l->userdata = userdata;

@@ -42,6 +42,7 @@ struct link_params {
 	const char *queue_uuid; /* copied */
 	const char *note; /* what `meta` says of its session: NULL for nothing */
 	struct link_memory *memory; /* borrowed */
+	struct mqtt_traffic *traffic; /* borrowed; NULL = nobody asks */
 	/* Only see whether the broker takes us, with a client id of its own that takes nobody over;
 	 * `connected` comes, then `closed`. */
 	bool probe;
@@ -68,6 +69,9 @@ struct link_callbacks {
 	void (*failed)(void *userdata, const struct failure *failure, bool closed);
 	/* Closed after link_disconnect(). */
 	void (*closed)(void *userdata);
+	/* Whether what a connection brings with it is not worth a line above `debug`, since there
+	 * were too many of them lately. */
+	bool (*is_quiet)(void *userdata);
 };
 
 /* 0 or -errno. */
@@ -109,6 +113,8 @@ bool link_is_local_host(const char *host);
 /* What the attempt under way waits for. Static text. */
 const char *link_waits_for(const struct link *l);
 void link_get_progress(const struct link *l, struct mqtt_progress *ret);
+/* As mqtt_count_traffic(). Takes NULL. */
+void link_count_traffic(struct link *l);
 
 /* As mqtt_publish(), with topic_prefix and provenance. `expiry_sec`: for how long the broker may
  * keep it for others (MQTT 5), 0 = as long as it likes. */

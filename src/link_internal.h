@@ -27,6 +27,7 @@ struct link {
 	char *client_id;
 	char *queue_uuid;
 	struct link_memory *memory;
+	struct mqtt_traffic *traffic;
 	struct link_callbacks callbacks;
 	void *userdata;
 	bool probe;
@@ -50,6 +51,11 @@ struct link {
 	size_t prefix_len;
 	bool retain_dropped; /* said once a connection */
 };
+
+/* --- link.c ---------------------------------------------------------------------------------- */
+
+/* The priority of a line that comes with a connection: `priority`, unless there were too many. */
+int link_priority(const struct link *l, int priority);
 
 /* --- link_message.c -------------------------------------------------------------------------- */
 

@@ -54,7 +54,8 @@ static void publish_presence(
 	if (!p->topic[0] || *mid != 0)
 		return; /* one that is in flight is sent again by the library */
 	if (mqtt_publish(l->session, &m, NULL, mid, &text) < 0) {
-		log_warning("%s: mqtt.%s cannot be published: %s", l->name, what, text);
+		log_write(link_priority(l, LOG_WARNING), NULL,
+			"%s: mqtt.%s cannot be published: %s", l->name, what, text);
 		*mid = 0;
 	}
 }
@@ -129,8 +130,9 @@ int link_publish(struct link *l, const struct message *m, uint32_t expiry_sec, i
 	if (full.retain && !l->limits.retain_available) {
 		full.retain = false;
 		if (!l->retain_dropped)
-			log_notice("%s: broker keeps no retained messages; they are sent without "
-				   "the flag",
+			log_write(link_priority(l, LOG_NOTICE), NULL,
+				"%s: broker keeps no retained messages; they are sent without "
+				"the flag",
 				l->name);
 		l->retain_dropped = true;
 	}

@@ -40,6 +40,13 @@ static const struct {
 static atomic_int current_level = LOG_INFO;
 /* Set before other threads start, only read afterwards. */
 static bool to_journal;
+static const char *identifier = "SYSLOG_IDENTIFIER=mqtt-gatewayd";
+
+void log_open_report(void)
+{
+	identifier = "SYSLOG_IDENTIFIER=mqttgw-report";
+	log_open();
+}
 
 void log_open(void)
 {
@@ -151,7 +158,6 @@ static size_t _printf_(3, 0) format_text(char *out, size_t size, const char *for
 static int send_to_journal(
 	int priority, const struct log_field *fields, const char *text, size_t len)
 {
-	static const char identifier[] = "SYSLOG_IDENTIFIER=mqtt-gatewayd";
 	char priority_field[] = "PRIORITY=0";
 	char message[sizeof("MESSAGE=") + PIPE_BUF];
 	char field[FIELDS_MAX][FIELD_MAX];
@@ -164,7 +170,7 @@ static int send_to_journal(
 
 	iov[n++] = (struct iovec){ message, strlen("MESSAGE=") + len };
 	iov[n++] = (struct iovec){ priority_field, sizeof(priority_field) - 1 };
-	iov[n++] = (struct iovec){ (char *)identifier, sizeof(identifier) - 1 };
+	iov[n++] = (struct iovec){ (char *)identifier, strlen(identifier) };
 	for (size_t i = 0; fields && fields[i].name && i < FIELDS_MAX; i++) {
 		int w = snprintf(field[i], FIELD_MAX, "%s=%s", fields[i].name,
 			fields[i].value ? fields[i].value : "");

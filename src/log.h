@@ -19,6 +19,8 @@ struct log_field {
 
 /* Looks whether standard error is the journal. Call once, before other threads start. */
 void log_open(void);
+/* The same for mqttgw-report, whose lines in the journal carry its own name. */
+void log_open_report(void);
 
 /* Lines of a priority above `priority` (LOG_ERR ... LOG_DEBUG) are dropped from now on. */
 void log_set_level(int priority);

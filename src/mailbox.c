@@ -33,10 +33,16 @@ struct mailbox {
 	struct mailbox_meta meta;
 	enum { META_NONE, META_WANTED, META_TAKEN, META_NOTED } meta_state;
 
-	struct mailbox_status status;
-	bool status_changed;
+	struct figures_uplink figures;
+	uint64_t queued; /* messages that wait */
+	bool queued_known;
+	bool news; /* of them, for the gateway */
+	struct mailbox_alert alerts[MAILBOX_ALERTS];
+	size_t n_alerts;
+	unsigned lost_alerts;
 
 	struct clock clock;
+	uint64_t max_age_usec;
 	bool rotten;
 
 	uint64_t pings;
@@ -55,6 +61,7 @@ int mailbox_new(struct mailbox **ret)
 	if (!m)
 		return -ENOMEM;
 	pthread_mutex_init(&m->lock, NULL);
+	m->figures.next_usec = UINT64_MAX;
 	m->gateway_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	m->uplink_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (m->gateway_fd < 0 || m->uplink_fd < 0) {
@@ -198,10 +205,19 @@ void mailbox_thaw(struct mailbox *m)
 		ring(m->uplink_fd);
 }
 
-void mailbox_post_clock(struct mailbox *m, const struct clock *clock)
+void mailbox_post_queued(struct mailbox *m, uint64_t messages)
+{
+	lock(m);
+	m->queued = messages;
+	m->queued_known = true;
+	unlock(m);
+}
+
+void mailbox_post_clock(struct mailbox *m, const struct clock *clock, uint64_t max_age_usec)
 {
 	lock(m);
 	m->clock = *clock;
+	m->max_age_usec = max_age_usec;
 	unlock(m);
 }
 
@@ -237,17 +253,38 @@ void mailbox_post_noted(struct mailbox *m)
 	ring(m->uplink_fd);
 }
 
-bool mailbox_take_status(struct mailbox *m, struct mailbox_status *ret)
+void mailbox_get_figures(struct mailbox *m, struct figures_uplink *ret)
 {
-	bool changed;
+	lock(m);
+	*ret = m->figures;
+	unlock(m);
+}
+
+bool mailbox_take_news(struct mailbox *m)
+{
+	bool news;
 
 	lock(m);
-	changed = m->status_changed;
-	if (changed)
-		*ret = m->status;
-	m->status_changed = false;
+	news = m->news;
+	m->news = false;
 	unlock(m);
-	return changed;
+	return news;
+}
+
+size_t mailbox_take_alerts(
+	struct mailbox *m, struct mailbox_alert *alerts, size_t room, unsigned *ret_lost)
+{
+	size_t n;
+
+	lock(m);
+	n = size_min(m->n_alerts, room);
+	memcpy(alerts, m->alerts, n * sizeof(*alerts));
+	memmove(m->alerts, m->alerts + n, (m->n_alerts - n) * sizeof(*alerts));
+	m->n_alerts -= n;
+	*ret_lost = m->lost_alerts;
+	m->lost_alerts = 0;
+	unlock(m);
+	return n;
 }
 
 void mailbox_post_ping(struct mailbox *m)
@@ -293,7 +330,7 @@ void mailbox_reset(struct mailbox *m)
 	m->n_acked = m->n_removed = 0;
 	m->n_condemned = m->n_unburied = 0;
 	m->meta_state = META_NONE;
-	m->status_changed = false;
+	figures_uplink_ended(&m->figures, now_boot_usec());
 	m->rotten = false;
 	m->answers = m->pings;
 	m->reconnect = m->stop = m->hurry = m->done = false;
@@ -345,11 +382,24 @@ void mailbox_release(struct mailbox *m, uint64_t upto)
 	unlock(m);
 }
 
-void mailbox_clock(struct mailbox *m, struct clock *ret)
+void mailbox_clock(struct mailbox *m, struct clock *ret, uint64_t *ret_max_age_usec)
 {
 	lock(m);
 	*ret = m->clock;
+	*ret_max_age_usec = m->max_age_usec;
 	unlock(m);
+}
+
+bool mailbox_get_queued(struct mailbox *m, uint64_t *ret)
+{
+	bool known;
+
+	lock(m);
+	known = m->queued_known;
+	if (known)
+		*ret = m->queued;
+	unlock(m);
+	return known;
 }
 
 void mailbox_post_rotten(struct mailbox *m)
@@ -428,11 +478,54 @@ bool mailbox_noted(struct mailbox *m)
 	return noted;
 }
 
-void mailbox_post_status(struct mailbox *m, const struct mailbox_status *status)
+struct figures_uplink *mailbox_figures_begin(struct mailbox *m)
 {
 	lock(m);
-	m->status = *status;
-	m->status_changed = true;
+	return &m->figures;
+}
+
+void mailbox_figures_end(struct mailbox *m)
+{
+	unlock(m);
+}
+
+void mailbox_figures_post(struct mailbox *m)
+{
+	m->news = true;
+	unlock(m);
+	ring(m->gateway_fd);
+}
+
+/* The one of this kind and broker that was not taken yet, a new one, or NULL: there is no room. */
+static struct mailbox_alert *find_alert(struct mailbox *m, enum alert_kind kind, const char *broker)
+{
+	struct mailbox_alert *a;
+
+	for (size_t i = 0; i < m->n_alerts; i++)
+		if (m->alerts[i].kind == kind && streq(m->alerts[i].broker, broker))
+			return &m->alerts[i];
+	if (m->n_alerts == MAILBOX_ALERTS)
+		return NULL;
+	a = &m->alerts[m->n_alerts++];
+	a->kind = kind;
+	a->count = 0;
+	snprintf(a->broker, sizeof(a->broker), "%s", broker);
+	return a;
+}
+
+void mailbox_post_alert(
+	struct mailbox *m, enum alert_kind kind, const char *broker, const char *text)
+{
+	struct mailbox_alert *a;
+
+	lock(m);
+	a = find_alert(m, kind, broker);
+	if (a) {
+		a->count++;
+		snprintf(a->text, sizeof(a->text), "%s", text);
+	} else {
+		m->lost_alerts++;
+	}
 	unlock(m);
 	ring(m->gateway_fd);
 }

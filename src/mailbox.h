@@ -6,7 +6,9 @@
  */
 #pragma once
 
+#include "alerts.h"
 #include "clock.h"
+#include "figures.h"
 #include "util.h"
 
 /* Rows the uplink may have sent or had acknowledged without their removal being confirmed. Far
@@ -24,12 +26,14 @@ struct mailbox_condemned {
 	char reason[200];
 };
 
-/* What the uplink tells about itself, for the STATUS line. */
-struct mailbox_status {
-	char state[16];
-	char broker[300];
-	char cause[200];
-	unsigned inflight; /* messages */
+/* Alerts that the gateway has not taken yet: as many as may come in one turn. */
+#define MAILBOX_ALERTS 16
+
+struct mailbox_alert {
+	enum alert_kind kind;
+	unsigned count; /* how often it came since it was taken last; the text is the last one's */
+	char broker[272];
+	char text[400];
 };
 
 /* A key of `meta` that the uplink wants written. */
@@ -65,16 +69,24 @@ uint64_t mailbox_claimed(struct mailbox *m);
  * transaction without a sync takes. */
 uint64_t mailbox_freeze(struct mailbox *m);
 void mailbox_thaw(struct mailbox *m);
-/* How the clock stands, for the age of messages: as trusted only when no committed row has a
- * timestamp that is yet to be corrected. */
-void mailbox_post_clock(struct mailbox *m, const struct clock *clock);
+/* How the clock stands, for the age of messages, and the most that is good, 0 = any: as trusted
+ * only when no committed row has a timestamp that is yet to be corrected. */
+void mailbox_post_clock(struct mailbox *m, const struct clock *clock, uint64_t max_age_usec);
+/* How many messages wait: for what the uplink logs. Rings nobody. */
+void mailbox_post_queued(struct mailbox *m, uint64_t messages);
 /* Whether the uplink has met a database that is malformed. */
 bool mailbox_rotten(struct mailbox *m);
 /* A meta key to write durably: true and *ret when one waits. Confirm with mailbox_post_noted(). */
 bool mailbox_take_meta(struct mailbox *m, struct mailbox_meta *ret);
 void mailbox_post_noted(struct mailbox *m);
-/* True and *ret when the status changed since it was last taken. */
-bool mailbox_take_status(struct mailbox *m, struct mailbox_status *ret);
+/* What the uplink counts and tells of itself, as of now: a copy. */
+void mailbox_get_figures(struct mailbox *m, struct figures_uplink *ret);
+/* True once for each call or calls of mailbox_figures_post(). */
+bool mailbox_take_news(struct mailbox *m);
+/* Moves up to `room` alerts to `alerts`, one a kind and broker; returns how many. *ret_lost: more
+ * were posted than fitted. */
+size_t mailbox_take_alerts(
+	struct mailbox *m, struct mailbox_alert *alerts, size_t room, unsigned *ret_lost);
 /* Asks the uplink for a sign of life; mailbox_pinged() tells whether it answered. */
 void mailbox_post_ping(struct mailbox *m);
 bool mailbox_pinged(struct mailbox *m);
@@ -82,7 +94,7 @@ bool mailbox_pinged(struct mailbox *m);
 void mailbox_post_reconnect(struct mailbox *m);
 /* The uplink shall end: finish what is in flight, or with `hurry` drop it. */
 void mailbox_post_stop(struct mailbox *m, bool hurry);
-/* As new, for another uplink; the last one's thread is joined. */
+/* As new, for another uplink; the last one's thread is joined. What it counted stays. */
 void mailbox_reset(struct mailbox *m);
 /* The uplink has ended; its thread may be joined without waiting. */
 bool mailbox_uplink_done(struct mailbox *m);
@@ -99,7 +111,9 @@ void mailbox_uplink_clear(struct mailbox *m);
 uint64_t mailbox_claim(struct mailbox *m, uint64_t upto);
 /* Of the rows claimed, those above `upto` are of no interest any more. */
 void mailbox_release(struct mailbox *m, uint64_t upto);
-void mailbox_clock(struct mailbox *m, struct clock *ret);
+void mailbox_clock(struct mailbox *m, struct clock *ret, uint64_t *ret_max_age_usec);
+/* What mailbox_post_queued() said last; false: it has not yet. */
+bool mailbox_get_queued(struct mailbox *m, uint64_t *ret);
 /* The reader says that the database is malformed: the gateway will set it aside, and end this
  * thread for it. */
 void mailbox_post_rotten(struct mailbox *m);
@@ -114,7 +128,16 @@ size_t mailbox_take_removed(struct mailbox *m);
 /* One at a time: the next only after the last one was noted. */
 void mailbox_post_meta(struct mailbox *m, const char *key, const char *value);
 bool mailbox_noted(struct mailbox *m);
-void mailbox_post_status(struct mailbox *m, const struct mailbox_status *status);
+/*
+ * What the uplink counts and tells of itself, to be changed between `begin`, which takes the lock,
+ * and one of the other two, which give it: `end` rings nobody, what is counted is read when
+ * somebody asks; `post` is for news that the gateway passes on by itself, and rings.
+ */
+struct figures_uplink *mailbox_figures_begin(struct mailbox *m);
+void mailbox_figures_end(struct mailbox *m);
+void mailbox_figures_post(struct mailbox *m);
+void mailbox_post_alert(
+	struct mailbox *m, enum alert_kind kind, const char *broker, const char *text);
 void mailbox_answer_ping(struct mailbox *m);
 /* Once for each call or calls of mailbox_post_reconnect(). */
 bool mailbox_take_reconnect(struct mailbox *m);

@@ -15,13 +15,10 @@
 #include "mqtt.h"
 
 #include <errno.h>
-#include <linux/sockios.h>
-#include <linux/tcp.h>
 #include <mqtt_protocol.h>
 #include <netinet/in.h>
 #include <openssl/err.h>
 #include <sys/epoll.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "log.h"
@@ -156,6 +153,7 @@ static void forget_connection(struct mqtt *m)
 	sd_event_source_set_enabled(m->tick, SD_EVENT_OFF);
 	sd_event_source_set_enabled(m->outcome, SD_EVENT_OFF);
 	m->fd = -1;
+	m->counted = (struct mqtt_traffic){ 0 };
 	m->tcp_up = m->up = m->closing = false;
 	m->connack_seen = m->pingresp_seen = m->over = m->puback_for_qos2 = false;
 	m->ping_pending = false;
@@ -360,6 +358,8 @@ static int on_io(sd_event_source *s, int fd, uint32_t events, void *userdata)
 	}
 	if (events & EPOLLERR && !m->socket_error)
 		m->socket_error = take_socket_error(m);
+	/* Before: the library may find that the connection has ended, and close it. */
+	mqtt_count_traffic(m);
 	rc = move_bytes(m, events);
 	if (rc != MOSQ_ERR_SUCCESS)
 		mqtt_record_end(m, rc, m->socket_error);
@@ -452,6 +452,7 @@ int mqtt_new(struct mqtt **ret, sd_event *event, const struct mqtt_params *param
 	m->clean_session = params->clean_session;
 	m->keepalive = params->keepalive;
 	m->ping_timeout_usec = params->ping_timeout_usec;
+	m->traffic = params->traffic;
 	m->log_prefix = strlen("Client ") + strlen(params->client_id) + 1;
 	m->limits = (struct mqtt_limits){
 		.receive_maximum = MQTT_RECEIVE_MAXIMUM_NONE, .max_qos = 2, .retain_available = true
@@ -474,6 +475,7 @@ struct mqtt *mqtt_free(struct mqtt *m)
 {
 	if (!m)
 		return NULL;
+	mqtt_count_traffic(m);
 	m->io = sd_event_source_disable_unref(m->io);
 	m->tick = sd_event_source_disable_unref(m->tick);
 	m->outcome = sd_event_source_disable_unref(m->outcome);
@@ -558,6 +560,7 @@ void mqtt_abort(struct mqtt *m)
 {
 	int fd = mosquitto_socket(m->mosq);
 
+	mqtt_count_traffic(m);
 	forget_connection(m);
 	/* The library offers no way to close; it closes this one when it connects again or ends. */
 	if (fd >= 0)
@@ -569,6 +572,7 @@ void mqtt_disconnect(struct mqtt *m, bool with_will)
 	int rc;
 
 	m->closing = true;
+	mqtt_count_traffic(m);
 	rc = mosquitto_disconnect_v5(
 		m->mosq, with_will && m->v5 ? MQTT_RC_DISCONNECT_WITH_WILL_MSG : 0, NULL);
 	if (rc != MOSQ_ERR_SUCCESS)
@@ -579,20 +583,4 @@ void mqtt_disconnect(struct mqtt *m, bool with_will)
 bool mqtt_is_up(const struct mqtt *m)
 {
 	return m && m->up && !m->over && !m->closing;
-}
-
-void mqtt_get_progress(const struct mqtt *m, struct mqtt_progress *ret)
-{
-	struct tcp_info info = { 0 };
-	socklen_t len = sizeof(info);
-	int unacknowledged = 0;
-
-	*ret = (struct mqtt_progress){ 0 };
-	if (!m || m->fd < 0)
-		return;
-	if (getsockopt(m->fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0)
-		ret->acked_bytes = info.tcpi_bytes_acked;
-	if (ioctl(m->fd, SIOCOUTQ, &unacknowledged) < 0)
-		unacknowledged = 0;
-	ret->unsent = unacknowledged > 0 || mosquitto_want_write(m->mosq);
 }

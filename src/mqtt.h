@@ -33,6 +33,16 @@ struct mqtt_will {
 	bool retain;
 };
 
+/*
+ * Bytes of MQTT that TCP has carried over, as the kernel counts them: what was sent once, without
+ * what TCP sent again, and without its headers; with TLS its records, which are what a metered link
+ * carries. Left out is what the library writes in the very call that closes a connection:
+ * DISCONNECT, mostly.
+ */
+struct mqtt_traffic {
+	uint64_t out, in;
+};
+
 struct mqtt_params {
 	const char *client_id;
 	const char *username; /* "" = none */
@@ -45,6 +55,8 @@ struct mqtt_params {
 	/* Begin without a session and leave none behind; else go on with the one the broker has,
 	 * and have it kept for ever (MQTT 5: session expiry 0xFFFFFFFF). */
 	bool clean_session;
+	struct mqtt_traffic *traffic; /* borrowed; added to, also in mqtt_free(). NULL = nobody asks
+				       */
 };
 
 /* How far the connection had come when it failed. */
@@ -131,6 +143,10 @@ void mqtt_disconnect(struct mqtt *m, bool with_will);
 bool mqtt_is_up(const struct mqtt *m);
 /* Never fails; zeros without a connection. */
 void mqtt_get_progress(const struct mqtt *m, struct mqtt_progress *ret);
+
+/* Counts what was carried so far into mqtt_params.traffic; for what was sent since the last event
+ * of the connection, each of which does so by itself. Takes NULL. */
+void mqtt_count_traffic(struct mqtt *m);
 
 /* What a reason code of MQTT 5 says. Static text. */
 const char *mqtt_reason_to_string(unsigned reason);

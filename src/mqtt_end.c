@@ -9,6 +9,21 @@
 
 #include "mqtt_internal.h"
 
+/* Bytes of a stranger's text that are quoted. */
+#define SAID_MAX 80
+
+/* How many bytes of `text`, valid UTF-8, are whole characters within `most`. */
+static size_t whole(const char *text, size_t most)
+{
+	size_t n = strnlen(text, most + 1);
+
+	if (n <= most)
+		return n;
+	for (n = most; n > 0 && ((unsigned char)text[n] & 0xc0) == 0x80;)
+		n--;
+	return n;
+}
+
 /* Appends a string property; it is a stranger's text and goes to the log. */
 static void note_property(
 	struct mqtt *m, const mosquitto_property *properties, int id, const char *before)
@@ -21,7 +36,8 @@ static void note_property(
 	for (char *p = text; *p; p++)
 		if ((unsigned char)*p < ' ' || *p == 0x7f)
 			*p = '?';
-	snprintf(m->said + used, sizeof(m->said) - used, "%s \"%.80s\"", before, text);
+	snprintf(m->said + used, sizeof(m->said) - used, "%s \"%.*s\"", before,
+		(int)whole(text, SAID_MAX), text);
 	free(text);
 }
 

@@ -5,6 +5,7 @@
  *   mqtt.c          the object, its descriptor on the loop, the library's callbacks
  *   mqtt_end.c      why a connection ended
  *   mqtt_message.c  one message -> the library
+ *   mqtt_traffic.c  bytes carried, and whether they arrive
  *   mqtt_ping.c     when PINGREQ is due, and whether an unanswered one is a fault
  *   mqtt_tls.c      OpenSSL; knows nothing of this struct
  */
@@ -30,6 +31,9 @@ struct mqtt {
 	uint16_t keepalive; /* seconds, of this connection */
 	uint64_t ping_timeout_usec;
 	size_t log_prefix; /* bytes in front of what a line of the library's log says of us */
+
+	struct mqtt_traffic *traffic; /* borrowed, or NULL */
+	struct mqtt_traffic counted; /* of it, of this connection */
 
 	sd_event_source *io;
 	sd_event_source *tick; /* keepalive */

@@ -43,6 +43,14 @@ static const char *const queue_statement_sql[N_QUEUE_STATEMENTS] = {
 				   "FROM queue WHERE id > ?1 ORDER BY id LIMIT ?2",
 	[QUEUE_STATEMENT_OLDEST_DEAD] = "DELETE FROM dead_letters WHERE id IN (SELECT id "
 					"FROM dead_letters ORDER BY died_at, id LIMIT ?1)",
+	[QUEUE_STATEMENT_LOOK] = "SELECT id, topic, length(payload) FROM queue "
+				 "WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3",
+	[QUEUE_STATEMENT_LOOK_DEAD] = "SELECT id, topic, length(payload) FROM dead_letters "
+				      "WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3",
+	[QUEUE_STATEMENT_DEAD] = "SELECT id, topic, payload, qos, retained, timestamp "
+				 "FROM dead_letters WHERE id = ?1",
+	[QUEUE_STATEMENT_REMOVE_DEAD] = "DELETE FROM dead_letters WHERE id = ?1",
+	[QUEUE_STATEMENT_FIRST_TIMESTAMP] = "SELECT timestamp FROM queue ORDER BY id LIMIT 1",
 };
 
 /* Steps a statement that returns no row, and resets it. */
@@ -512,6 +520,11 @@ uint64_t queue_dead_letters(const struct queue *q)
 uint64_t queue_last_id(const struct queue *q)
 {
 	return q->last_id;
+}
+
+int queue_oldest(struct queue *q, int64_t *ret_timestamp)
+{
+	return queue_integer(q, QUEUE_STATEMENT_FIRST_TIMESTAMP, ret_timestamp);
 }
 
 int queue_probe(struct queue *q)

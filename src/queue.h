@@ -10,6 +10,7 @@
 
 #include "clock.h"
 #include "message.h"
+#include "selection.h"
 #include "util.h"
 
 struct queue;
@@ -30,6 +31,8 @@ struct queue_params {
 	bool *ret_set_aside;
 	/* Called every now and then while opening takes long. May be NULL. */
 	void (*alive)(void *userdata);
+	/* Damage was dealt with, and a person has to know: the text was logged. May be NULL. */
+	void (*alert)(void *userdata, const char *text);
 	void *userdata;
 };
 
@@ -40,7 +43,8 @@ struct queue_stats {
 	uint64_t commits;
 	uint64_t syncs;
 	uint64_t written_bytes; /* to all files of the database */
-	uint64_t dropped_overflow, dropped_expired, dropped_dead_letters; /* rows */
+	/* Rows. */
+	uint64_t dropped_overflow, dropped_expired, dropped_purged, dropped_dead_letters;
 };
 
 /*
@@ -101,6 +105,20 @@ void queue_rollback(struct queue *q);
  */
 int queue_probe(struct queue *q) _must_check_;
 
+/* As in struct queue_params. */
+struct queue_bounds {
+	bool drop_oldest;
+	uint64_t max_messages;
+	uint64_t max_bytes;
+	uint64_t max_dead_letters;
+};
+
+/*
+ * Other bounds from now on. What is beyond them is refused or dropped as before; dead letters wait
+ * for the next one. Not inside a transaction.
+ */
+void queue_set_bounds(struct queue *q, const struct queue_bounds *bounds);
+
 /* --- bounds: transactions of their own that ask for no sync; not inside one --- */
 
 /* With drop_oldest: whether rows have to go. */
@@ -120,6 +138,21 @@ int queue_expire(
  * them: a hint when to call it next. INT64_MIN = not known, call it; INT64_MAX = no row.
  */
 int64_t queue_next_expiry(const struct queue *q);
+
+/*
+ * --- what an operator asks for: steps over a selection, each in transactions of its own; not
+ * inside one. 1: call again; 0: all is done, and on disk; -errno. What the selection counts is
+ * committed in any case.
+ */
+
+/* Removes rows above `claimed`; those that are not count as kept. Rows appended after the first
+ * step are not meant. */
+int queue_purge(struct queue *q, uint64_t claimed, struct selection *sel) _must_check_;
+/* Removes dead letters. */
+int queue_purge_dead(struct queue *q, struct selection *sel) _must_check_;
+/* Moves dead letters to the end of the queue, with new ids. -ENOBUFS: a bound is reached, see
+ * queue_full_text(); nothing is dropped to make room. */
+int queue_requeue(struct queue *q, struct selection *sel) _must_check_;
 
 /* --- the clock --- */
 
@@ -163,3 +196,5 @@ uint64_t queue_dead_letters(const struct queue *q);
 /* The highest id that a committed row may have. */
 uint64_t queue_last_id(const struct queue *q);
 void queue_get_stats(const struct queue *q, struct queue_stats *ret);
+/* The timestamp of the row with the lowest id. 0, -ENODATA: there is no row, or -errno, logged. */
+int queue_oldest(struct queue *q, int64_t *ret_timestamp) _must_check_;

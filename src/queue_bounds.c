@@ -136,7 +136,7 @@ static int admit_bytes(struct queue *q, uint64_t bytes, uint64_t claimed)
 		return r;
 	if (bytes_fit(q, bytes))
 		return 0;
-	if (!q->params.drop_oldest)
+	if (!q->params.drop_oldest || claimed == UINT64_MAX)
 		return refuse_bytes(q, "live pages and write-ahead log leave no room");
 	r = may_drop(q, claimed);
 	if (r < 0)
@@ -164,6 +164,15 @@ void queue_admitted(struct queue *q, const struct message *m)
 
 	q->space.appended += bytes;
 	q->space.written += bytes;
+}
+
+void queue_set_bounds(struct queue *q, const struct queue_bounds *bounds)
+{
+	q->params.drop_oldest = bounds->drop_oldest;
+	q->params.max_messages = bounds->max_messages;
+	q->params.max_bytes = bounds->max_bytes;
+	q->params.max_dead_letters = bounds->max_dead_letters;
+	queue_log_bounded(q);
 }
 
 /* --- dropping -------------------------------------------------------------------------------- */

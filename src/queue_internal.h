@@ -26,6 +26,11 @@ enum queue_statement {
 	QUEUE_STATEMENT_ABOVE,
 	QUEUE_STATEMENT_OLDEST,
 	QUEUE_STATEMENT_OLDEST_DEAD,
+	QUEUE_STATEMENT_LOOK,
+	QUEUE_STATEMENT_LOOK_DEAD,
+	QUEUE_STATEMENT_DEAD,
+	QUEUE_STATEMENT_REMOVE_DEAD,
+	QUEUE_STATEMENT_FIRST_TIMESTAMP,
 	N_QUEUE_STATEMENTS,
 };
 
@@ -200,6 +205,8 @@ int queue_space_vacuum(struct queue *q, unsigned pages) _must_check_;
 
 /* queue_log.c: takes checkpoints over from SQLite. */
 void queue_log_start(struct queue *q);
+/* queue_set_bounds() was called. */
+void queue_log_bounded(struct queue *q);
 /* After each commit: moves the log's frames to the database when it is time. */
 void queue_log_committed(struct queue *q);
 /* Moves what frames it can to the database, without waiting: the next commit may write over them,

@@ -74,20 +74,38 @@ static void measure(struct queue *q)
 	q->log.bytes = stat(q->log.path, &st) == 0 ? (uint64_t)st.st_size : 0;
 }
 
+/* After how many frames the log is moved into the database. */
+static uint64_t threshold(const struct queue *q)
+{
+	uint64_t part = q->params.max_bytes / BOUND_PART / q->space.page_size;
+	uint64_t frames = THRESHOLD_FRAMES;
+
+	if (q->params.max_bytes)
+		frames = u64_min(part, frames);
+	/* On a full disk the reserve must do for the database to take the log's frames in. */
+	frames = u64_min(frames, queue_reserve_bytes(q) / RESERVE_SHARE / frame_bytes(q));
+	return u64_max(frames, THRESHOLD_LEAST);
+}
+
+void queue_log_bounded(struct queue *q)
+{
+	struct queue_log *log = &q->log;
+
+	/* Only down: the reserve is made for the bound it was made with. The next start has all of
+	 * it. */
+	log->threshold = u64_min(log->threshold, threshold(q));
+	log->due = u64_min(log->due, log->frames + log->threshold);
+	log->restart_due =
+		u64_min(log->restart_due, log->frames + RESTART_THRESHOLDS * log->threshold);
+}
+
 void queue_log_start(struct queue *q)
 {
 	struct queue_log *log = &q->log;
-	uint64_t part = q->params.max_bytes / BOUND_PART / q->space.page_size;
 
 	*log = (struct queue_log){ .path = sqlite3_filename_wal(
 					   sqlite3_db_filename(q->db, "main")) };
-	log->threshold = THRESHOLD_FRAMES;
-	if (q->params.max_bytes)
-		log->threshold = u64_min(part, log->threshold);
-	/* On a full disk the reserve must do for the database to take the log's frames in. */
-	log->threshold =
-		u64_min(log->threshold, queue_reserve_bytes(q) / RESERVE_SHARE / frame_bytes(q));
-	log->threshold = u64_max(log->threshold, THRESHOLD_LEAST);
+	log->threshold = threshold(q);
 	log->due = log->threshold;
 	log->restart_due = RESTART_THRESHOLDS * log->threshold;
 	sqlite3_wal_hook(q->db, note_frames, q);

@@ -12,6 +12,7 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 
+#include "event.h"
 #include "log.h"
 #include "queue_internal.h"
 #include "queue_wal.h"
@@ -303,7 +304,7 @@ static int open_locked(struct queue *q)
 		path = strdup(q->params.path);
 	if (!path)
 		return -ENOMEM;
-	r = queue_quarantine_resume(path);
+	r = queue_quarantine_resume(path, &q->params);
 	if (r < 0)
 		return r;
 	r = try_open(q, path, q->params.rotten, &rot);
@@ -317,8 +318,9 @@ static int open_locked(struct queue *q)
 		*q->params.ret_set_aside = true;
 	r = try_open(q, path, false, &rot);
 	if (r == -EUCLEAN)
-		log_error("%s: the new database is damaged, too: %s; check the disk and the memory "
-			  "of this machine",
+		log_event(EVENT_DATABASE_DAMAGED, &(struct event_fields){ .path = path },
+			"%s: the new database is damaged, too: %s; check the disk and the memory "
+			"of this machine",
 			path, rot.text);
 	return r;
 }
@@ -333,7 +335,8 @@ int queue_open(struct queue *q)
 	r = open_locked(q);
 	/* A start has to write, too, if only the index of the log. */
 	if ((r == -ENOSPC || r == -EDQUOT) && queue_drop_reserve(q)) {
-		log_notice(
+		log_event(EVENT_RESERVE_GIVEN_UP,
+			&(struct event_fields){ .path = q->params.path, .error = r },
 			"%s: no space left: the reserve is given up for the start", q->params.path);
 		queue_finalize(q);
 		close_database(q);

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
+#include "event.h"
 #include "log.h"
 #include "queue_rot.h"
 
@@ -136,16 +137,14 @@ static int carry_through(const char *path, const char *new_path, const char *asi
 
 /* --- what is said ----------------------------------------------------------------------------- */
 
-static void alert(const char *path, const char *aside, const char *text)
+static void alert(
+	const struct queue_params *params, const char *path, const char *aside, const char *text)
 {
-	const struct log_field fields[] = {
-		{ "MQTTGW_ALERT", "1" },
-		{ "MQTTGW_QUEUE", path },
-		{ "MQTTGW_QUEUE_ASIDE", aside },
-		{ NULL, NULL },
-	};
+	const struct event_fields fields = { .path = path, .aside = aside };
 
-	log_write(LOG_ERR, fields, "%s", text);
+	log_event(EVENT_DATABASE_SET_ASIDE, &fields, "%s", text);
+	if (params->alert)
+		params->alert(params->userdata, text);
 }
 
 static uint64_t lost_of(int64_t known, uint64_t found)
@@ -170,8 +169,8 @@ static void say_what_is_lost(const struct queue_salvaged *s, char *out, size_t s
 		snprintf(out, size, "none is known to be missing");
 }
 
-static void tell(const char *path, const char *aside, const struct queue_rot *rot,
-	const struct queue_salvaged *s)
+static void tell(const struct queue_params *params, const char *path, const char *aside,
+	const struct queue_rot *rot, const struct queue_salvaged *s)
 {
 	char text[2000], lost[100], room[200] = "";
 
@@ -193,7 +192,7 @@ static void tell(const char *path, const char *aside, const struct queue_rot *ro
 			"examination or delete it, and check the disk",
 			path, rot->text, aside, (unsigned long long)s->messages,
 			(unsigned long long)s->dead_letters, lost, room);
-	alert(path, aside, text);
+	alert(params, path, aside, text);
 }
 
 int queue_quarantine(
@@ -206,7 +205,9 @@ int queue_quarantine(
 
 	if (!aside || !new_path)
 		return -ENOMEM;
-	log_warning("%s: %s; what can be read of it is carried over into a new database", path,
+	log_event(EVENT_DATABASE_DAMAGED,
+		&(struct event_fields){ .path = path, .priority = LOG_WARNING },
+		"%s: %s; what can be read of it is carried over into a new database", path,
 		rot->text);
 	r = queue_salvage(path, aside, rot, params, &salvaged);
 	if (r < 0)
@@ -214,7 +215,7 @@ int queue_quarantine(
 	r = carry_through(path, new_path, aside);
 	if (r < 0)
 		return r;
-	tell(path, aside, rot, &salvaged);
+	tell(params, path, aside, rot, &salvaged);
 	return 0;
 }
 
@@ -253,7 +254,8 @@ static int read_mark(const char *new_path, char **ret_aside, int64_t *ret_messag
 	return r;
 }
 
-static int resume(const char *path, const char *new_path, const char *aside, int64_t messages)
+static int resume(const struct queue_params *params, const char *path, const char *new_path,
+	const char *aside, int64_t messages)
 {
 	_cleanup_(freep) char *other = NULL;
 	char text[1500];
@@ -275,12 +277,12 @@ static int resume(const char *path, const char *new_path, const char *aside, int
 		"done now. Carried over: %lld messages. Keep the file for examination or delete "
 		"it, and check the disk",
 		path, aside, (long long)messages);
-	alert(path, aside, text);
+	alert(params, path, aside, text);
 	return 0;
 }
 
 /* SQLite would throw such a log away. */
-static int set_log_aside(const char *path)
+static int set_log_aside(const struct queue_params *params, const char *path)
 {
 	_cleanup_(freep) char *log_name = join(path, "-wal"), *aside = NULL;
 	char text[1000];
@@ -307,11 +309,11 @@ static int set_log_aside(const char *path)
 		"and "
 		"put both back under their names",
 		path, aside);
-	alert(path, aside, text);
+	alert(params, path, aside, text);
 	return 0;
 }
 
-int queue_quarantine_resume(const char *path)
+int queue_quarantine_resume(const char *path, const struct queue_params *params)
 {
 	_cleanup_(freep) char *new_path = join(path, ".new"), *aside = NULL;
 	int64_t messages = 0;
@@ -325,11 +327,11 @@ int queue_quarantine_resume(const char *path)
 	if (r < 0)
 		return r;
 	if (r == 1) {
-		r = resume(path, new_path, aside, messages);
+		r = resume(params, path, new_path, aside, messages);
 		if (r < 0)
 			return r;
 	} else {
 		queue_salvage_clear(new_path);
 	}
-	return set_log_aside(path);
+	return set_log_aside(params, path);
 }

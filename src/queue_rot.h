@@ -60,4 +60,4 @@ int queue_quarantine(const char *path, const struct queue_rot *rot,
 
 /* At the start, before PATH is opened: carries through or clears away what a former process left
  * of setting aside. 0 or -errno, logged. */
-int queue_quarantine_resume(const char *path) _must_check_;
+int queue_quarantine_resume(const char *path, const struct queue_params *params) _must_check_;

@@ -16,7 +16,7 @@
 #include <sqlite3.h>
 #include <stdio.h>
 
-#define TELL_USEC (60 * USEC_PER_SEC)
+#include "flap.h"
 
 struct queue_vfs {
 	sqlite3_vfs vfs; /* first: SQLite hands it back */
@@ -26,8 +26,8 @@ struct queue_vfs {
 	uint64_t syncs;
 	uint64_t log_starts;
 	int full_errno; /* what the last SQLITE_FULL was about */
-	int told; /* the SQLite code last logged, and when */
-	uint64_t told_usec;
+	int told; /* the SQLite code last logged */
+	struct flap tellings;
 };
 
 struct file {
@@ -344,15 +344,14 @@ static struct queue_vfs *layer_of(struct sqlite3 *db)
 bool queue_vfs_tells(struct sqlite3 *db, int rc)
 {
 	struct queue_vfs *v = layer_of(db);
-	uint64_t now = now_usec();
+	struct flap_told told;
 
 	if (!v)
 		return true;
-	if (v->told == rc && v->told_usec > 0 && now - v->told_usec < TELL_USEC)
-		return false;
+	if (v->told != rc)
+		v->tellings = (struct flap){ 0 };
 	v->told = rc;
-	v->told_usec = now;
-	return true;
+	return flap_occurred(&v->tellings, 1, 0, now_boot_usec(), &told) != FLAP_QUIET;
 }
 
 int queue_vfs_full_errno(struct sqlite3 *db)

@@ -28,8 +28,8 @@ uint64_t queue_vfs_syncs(const struct queue_vfs *v);
 /* How often a log was begun, or begun over: its header is written then. */
 uint64_t queue_vfs_log_starts(const struct queue_vfs *v);
 
-/* Whether a failure with this SQLite code is to be logged: the same one only once a minute. True
- * for a connection that has no such layer, and for NULL. */
+/* Whether a failure with this SQLite code is to be logged: the same one only now and then, see
+ * flap.h. True for a connection that has no such layer, and for NULL. */
 bool queue_vfs_tells(struct sqlite3 *db, int rc);
 /* What the last SQLITE_FULL was about: ENOSPC, EDQUOT. */
 int queue_vfs_full_errno(struct sqlite3 *db);

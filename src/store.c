@@ -16,6 +16,8 @@
 #include "store.h"
 
 #include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
 
 #include "log.h"
 #include "store_internal.h"
@@ -23,7 +25,8 @@
 #define RETRY_LEAST_USEC (500 * USEC_PER_MSEC)
 #define RETRY_MOST_USEC	 (10 * USEC_PER_SEC)
 #define RETRY_ACCURACY	 (100 * USEC_PER_MSEC)
-#define FAILING_LOG_USEC (60 * USEC_PER_SEC)
+/* Failures and recoveries in a row that are told one by one. */
+#define TOLD_IN_FULL 5
 /*
  * A few acknowledged rows wait for the next lines: removed in their transaction they cost a quarter
  * of the bytes (see bench/wear). A process that is killed meanwhile sends them twice. With a commit
@@ -33,11 +36,6 @@
 #define REMOVALS_FEW	      64
 #define REMOVALS_WAITING      (MAILBOX_SPAN / 4)
 #define PIECE_ROWS	      128
-
-static const struct log_field alert[] = {
-	{ "MQTTGW_ALERT", "1" },
-	{ NULL, NULL },
-};
 
 /* --- failing, and working again -------------------------------------------------------------- */
 
@@ -54,19 +52,37 @@ bool store_is_full(int error)
 	return error == -ENOSPC || error == -EDQUOT;
 }
 
+void store_alert(struct store *s, enum event_kind kind, int error, const char *format, ...)
+{
+	struct event_fields fields = { .path = s->config->queue.path, .error = error };
+	char text[1000];
+	va_list ap;
+
+	va_start(ap, format);
+	vsnprintf(text, sizeof(text), format, ap);
+	va_end(ap);
+	if (s->queue) {
+		fields.queue_known = true;
+		fields.queue = queue_messages(s->queue);
+	}
+	log_event(kind, &fields, "%s", text);
+	s->callbacks.alert(s->userdata, event_type(kind)->alert, text);
+}
+
 void store_log_failing(struct store *s)
 {
-	uint64_t now = now_usec();
+	bool full = store_is_full(s->error);
+	struct flap_told told;
 
-	if (s->failing_logged_usec != 0 && now - s->failing_logged_usec < FAILING_LOG_USEC)
+	/* Each attempt that fails comes here; the first one is told, and one now and then. */
+	if (flap_occurred(&s->failing[full], 1, 0, now_boot_usec(), &told) == FLAP_QUIET)
 		return;
-	s->failing_logged_usec = now;
-	log_write(LOG_ERR, alert,
+	store_alert(s, EVENT_STORE_FAILING, s->error,
 		"%s: cannot be written: %s; lines are refused with \"storage\" until it can. "
 		"Nothing that was accepted is lost. %s",
 		s->config->queue.path, strerrordesc_np(-s->error),
-		store_is_full(s->error) ? "Make room on its file system."
-					: "Look at the disk and at the kernel's log.");
+		full ? "Make room on its file system."
+		     : "Look at the disk and at the kernel's log.");
 }
 
 static void park(struct store *s)
@@ -76,7 +92,7 @@ static void park(struct store *s)
 	s->parking = true;
 	s->error = -EUCLEAN;
 	sd_event_source_set_enabled(s->retry, SD_EVENT_OFF);
-	log_write(LOG_ERR, alert,
+	log_event(EVENT_DATABASE_DAMAGED, &(struct event_fields){ .path = s->config->queue.path },
 		"%s: the database is malformed; it is set aside, and what can be read of it is "
 		"carried over",
 		s->config->queue.path);
@@ -96,29 +112,64 @@ void store_failed(struct store *s, int error)
 	s->callbacks.changed(s->userdata);
 }
 
+static void tell_works(struct store *s)
+{
+	struct event_fields fields = { .path = s->config->queue.path };
+	struct flap_told told = { 0 };
+	char more[120] = "", times[100];
+
+	if (flap_occurred(&s->working, TOLD_IN_FULL, 0, now_boot_usec(), &told) == FLAP_QUIET) {
+		fields.priority = LOG_DEBUG;
+	} else {
+		/* The next failure is told at once. */
+		memset(s->failing, 0, sizeof(s->failing));
+		if (told.count > 1) {
+			fields.count = told.count;
+			snprintf(more, sizeof(more), "; so it was %s",
+				flap_text(&told, times, sizeof(times)));
+		}
+	}
+	if (s->queue) {
+		fields.queue_known = true;
+		fields.queue = queue_messages(s->queue);
+	}
+	log_event(EVENT_STORE_WORKS, &fields, "%s: can be written again; lines are taken%s",
+		s->config->queue.path, more);
+}
+
 void store_works(struct store *s)
 {
 	if (s->error == 0)
 		return;
 	s->error = 0;
 	s->retry_usec = 0;
-	s->failing_logged_usec = 0;
 	sd_event_source_set_enabled(s->retry, SD_EVENT_OFF);
-	log_notice("%s: can be written again; lines are taken", s->config->queue.path);
+	tell_works(s);
 	s->callbacks.changed(s->userdata);
 	store_arm_chores(s);
 }
 
 /* --- what the uplink wants written ----------------------------------------------------------- */
 
+bool store_uplink_work_left(const struct store *s)
+{
+	return s->n_removals > 0 || s->n_condemned > 0 || s->meta_wanted;
+}
+
 bool store_take_uplink_work(struct store *s)
 {
-	s->n_removals += mailbox_take_acked(s->mailbox, s->removals + s->n_removals, s->n_removals);
-	s->n_condemned +=
+	size_t acked, condemned;
+
+	acked = mailbox_take_acked(s->mailbox, s->removals + s->n_removals, s->n_removals);
+	condemned =
 		mailbox_take_condemned(s->mailbox, s->condemned + s->n_condemned, s->n_condemned);
+	store_count_condemned(s, s->condemned + s->n_condemned, condemned);
+	store_count_delivered(s, s->removals + s->n_removals, acked);
+	s->n_removals += acked;
+	s->n_condemned += condemned;
 	if (!s->meta_wanted)
 		s->meta_wanted = mailbox_take_meta(s->mailbox, &s->meta);
-	return s->n_removals > 0 || s->n_condemned > 0 || s->meta_wanted;
+	return store_uplink_work_left(s);
 }
 
 static int add_uplink_work(struct store *s)
@@ -222,7 +273,7 @@ static int try_in_pieces(struct store *s)
 }
 
 /* In a transaction of its own. 0, also when there is nothing to write, or -errno. */
-static int commit_uplink_work(struct store *s)
+int store_commit_uplink_work(struct store *s)
 {
 	bool gave_up = false;
 	int r;
@@ -234,8 +285,10 @@ static int commit_uplink_work(struct store *s)
 		r = try_in_pieces(s);
 	if (store_is_full(r) && queue_give_up_reserve(s->queue)) {
 		gave_up = true;
-		log_notice("%s: no space left: the reserve is given up, so that what was delivered "
-			   "can be removed",
+		log_event(EVENT_RESERVE_GIVEN_UP,
+			&(struct event_fields){ .path = s->config->queue.path, .error = r },
+			"%s: no space left: the reserve is given up, so that what was delivered "
+			"can be removed",
 			s->config->queue.path);
 		r = try_in_pieces(s);
 	}
@@ -275,7 +328,7 @@ static int on_removal(sd_event_source *source, uint64_t usec, void *userdata)
 	(void)usec;
 	if (!s->queue || s->parking || queue_in_transaction(s->queue))
 		return 0;
-	r = commit_uplink_work(s);
+	r = store_commit_uplink_work(s);
 	if (r < 0)
 		store_failed(s, r);
 	return 0;
@@ -318,7 +371,7 @@ void store_mail(struct store *s)
 		s->callbacks.hurry(s->userdata);
 		return;
 	}
-	r = commit_uplink_work(s);
+	r = store_commit_uplink_work(s);
 	if (r < 0)
 		store_failed(s, r);
 }
@@ -363,7 +416,10 @@ int store_append(struct store *s, const struct message *m, uint64_t *ret_id, con
 	if (r == -ENOBUFS) {
 		*ret_text = queue_full_text(s->queue);
 		store_note_refused(s);
-	} else if (r < 0 && r != -EMSGSIZE && r != -EINVAL) {
+		store_count_full(s, *ret_text);
+	} else if (r == 0) {
+		store_count_appended(s, &stamped);
+	} else if (r != -EMSGSIZE && r != -EINVAL) {
 		s->append_error = r;
 	}
 	return s->append_error < 0 ? s->append_error : r;
@@ -372,19 +428,24 @@ int store_append(struct store *s, const struct message *m, uint64_t *ret_id, con
 static int commit_lines(struct store *s)
 {
 	int part_failed = 0, r = s->append_error;
+	uint64_t began = 0;
 
 	s->append_error = 0;
 	if (r == 0)
 		r = add_uplink_part(s, &part_failed);
-	if (r == 0)
+	if (r == 0) {
+		began = now_usec();
 		r = queue_commit(s->queue);
+	}
 	if (r < 0) {
 		queue_rollback(s->queue);
+		store_count_rolled_back(s);
 		return r;
 	}
+	store_count_committed(s, now_usec() - began);
 	if (part_failed == 0)
 		uplink_work_done(s);
-	mailbox_post_committed(s->mailbox, queue_last_id(s->queue));
+	store_post_committed(s);
 	if (part_failed < 0)
 		store_failed(s, part_failed);
 	return 0;
@@ -401,7 +462,7 @@ int store_commit(struct store *s)
 		store_failed(s, r);
 		/* A full disk refuses new rows; removing old ones alone may still work. */
 		if (!s->parking && store_is_full(r))
-			(void)commit_uplink_work(s);
+			(void)store_commit_uplink_work(s);
 		return r;
 	}
 	s->callbacks.changed(s->userdata);
@@ -415,7 +476,7 @@ static int try_again(struct store *s)
 {
 	int r;
 
-	r = commit_uplink_work(s);
+	r = store_commit_uplink_work(s);
 	if (r < 0)
 		return r;
 	/* What keeps it from being made otherwise does not keep lines from being written. */
@@ -439,7 +500,43 @@ static int on_retry(sd_event_source *source, uint64_t usec, void *userdata)
 		store_failed(s, r);
 	else
 		store_works(s);
+	store_begin_next_uplink(s);
 	return 0;
+}
+
+/* --- another uplink, another configuration ---------------------------------------------------- */
+
+void store_next_uplink(struct store *s)
+{
+	int r;
+
+	if (!s->queue)
+		return; /* `opened` comes with the queue */
+	s->between = true;
+	/* Rows acknowledged are removed before anybody reads the queue from its beginning. */
+	if (queue_in_transaction(s->queue))
+		s->callbacks.hurry(s->userdata);
+	r = s->parking ? 0 : store_commit_uplink_work(s);
+	if (r < 0)
+		store_failed(s, r);
+	store_begin_next_uplink(s);
+}
+
+void store_set_config(struct store *s, const struct config *config)
+{
+	const struct queue_bounds bounds = {
+		.drop_oldest = config->queue.overflow == CONFIG_OVERFLOW_DROP_OLDEST,
+		.max_messages = config->queue.max_messages,
+		.max_bytes = config->queue.max_bytes,
+		.max_dead_letters = config->queue.max_dead_letters,
+	};
+
+	s->config = config;
+	store_age_changed(s);
+	if (!s->queue)
+		return;
+	queue_set_bounds(s->queue, &bounds);
+	store_arm_chores(s);
 }
 
 /* --- the room -------------------------------------------------------------------------------- */
@@ -514,7 +611,7 @@ struct store *store_free(struct store *s, bool orderly)
 	if (s->queue) {
 		queue_rollback(s->queue);
 		if (orderly)
-			(void)commit_uplink_work(s);
+			(void)store_commit_uplink_work(s);
 		log_cost(s);
 	}
 	store_close_chores(s);
@@ -528,9 +625,14 @@ struct store *store_free(struct store *s, bool orderly)
 
 void store_get_state(const struct store *s, struct store_state *ret)
 {
+	struct queue_stats stats;
+
 	*ret = (struct store_state){ .error = s->error };
 	if (!s->queue)
 		return;
+	queue_get_stats(s->queue, &stats);
+	ret->open = true;
+	ret->bytes = stats.bytes;
 	ret->messages = queue_messages(s->queue);
 	ret->dead_letters = queue_dead_letters(s->queue);
 }

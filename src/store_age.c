@@ -25,7 +25,8 @@ static void look_at_clock(struct store *s)
 	queue_set_clock(s->queue, &s->clock);
 	s->clock_posted = false;
 	if (s->clock.trusted && !was_trusted)
-		log_notice("the clock is synchronised: timestamps and ages count from now on");
+		log_event(EVENT_CLOCK_TRUSTED, NULL,
+			"the clock is synchronised: timestamps and ages count from now on");
 	store_arm_chores(s);
 }
 
@@ -39,8 +40,9 @@ void store_begin_age(struct store *s)
 	queue_set_clock(s->queue, &s->clock);
 	s->clock_posted = false;
 	if (!s->clock.trusted)
-		log_info("the clock is not synchronised yet: timestamps will be corrected once it "
-			 "is, and nothing expires before");
+		log_event(EVENT_CLOCK_UNSET, NULL,
+			"the clock is not synchronised yet: timestamps will be corrected once it "
+			"is, and nothing expires before");
 }
 
 void store_begin_lines(struct store *s)
@@ -103,6 +105,13 @@ static int expire(struct store *s)
 	return r;
 }
 
+void store_age_changed(struct store *s)
+{
+	s->clock_posted = false;
+	s->expiring = false;
+	s->expired_usec = 0;
+}
+
 int store_do_age(struct store *s)
 {
 	uint64_t now = now_boot_usec();
@@ -117,7 +126,7 @@ int store_do_age(struct store *s)
 		return r;
 	/* Not before: rows that are not corrected yet would seem to be decades old. */
 	if (!s->clock_posted) {
-		mailbox_post_clock(s->mailbox, &s->clock);
+		mailbox_post_clock(s->mailbox, &s->clock, s->config->queue.max_age_usec);
 		s->clock_posted = true;
 	}
 	if (s->config->queue.max_age_usec == 0)

@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What the store does besides lines and removals: rows beyond a bound go, old ones expire, space
- * comes back; and what happens often is logged with its number, at most once a minute.
+ * comes back; and what happens often is logged with its number, now and then.
  *
  * Chores are done in bounded steps, each in a transaction of its own that asks for no sync, with
  * turns for clients in between.
  */
 #include <errno.h>
 
-#include "log.h"
 #include "store_internal.h"
 
 #define CHORES_SOON_USEC (1 * USEC_PER_MSEC) /* while there is more to do */
@@ -19,43 +18,81 @@
 
 /* --- tallies --------------------------------------------------------------------------------- */
 
-static bool is_due(const struct store *s, const struct store_tally *t, uint64_t now)
+/* How long after the last line the next one may come. */
+static uint64_t distance(const struct store_tally *t)
 {
-	return t->count > 0 &&
-		(s->closing || t->logged_usec == 0 || now - t->logged_usec >= TELL_USEC);
+	static const uint64_t distances[] = { TELL_USEC, TELL_USEC, 10 * TELL_USEC,
+		60 * TELL_USEC };
+
+	return distances[size_min(t->lines, ARRAY_SIZE(distances) - 1)];
+}
+
+/* Microseconds until a line is due; UINT64_MAX: there is nothing to tell. */
+static uint64_t wait_of(const struct store *s, const struct store_tally *t, uint64_t now)
+{
+	uint64_t since = now - t->logged_usec;
+
+	if (t->count == 0)
+		return UINT64_MAX;
+	if (s->closing || t->logged_usec == 0 || since >= distance(t))
+		return 0;
+	return distance(t) - since;
 }
 
 static void told(struct store_tally *t, uint64_t now)
 {
+	/* Quiet for longer than it would have been told: it begins anew. */
+	if (t->logged_usec != 0 && now - t->logged_usec > distance(t) + 10 * TELL_USEC)
+		t->lines = 0;
+	t->lines++;
 	t->count = 0;
 	t->logged_usec = now;
+}
+
+static struct event_fields fields_of(const struct store *s, const struct store_tally *t)
+{
+	return (struct event_fields){
+		.path = s->config->queue.path,
+		.count = t->count,
+		.queue_known = true,
+		.queue = queue_messages(s->queue),
+	};
 }
 
 static void tell(struct store *s)
 {
 	const char *path = s->config->queue.path;
-	uint64_t now = now_usec();
+	struct event_fields fields;
+	uint64_t now = now_usec(), wait;
 
-	if (is_due(s, &s->refused, now)) {
-		log_warning("%s: %llu lines refused with \"queue-full\": %s", path,
+	if (wait_of(s, &s->refused, now) == 0) {
+		fields = fields_of(s, &s->refused);
+		log_event(EVENT_LINES_REFUSED, &fields,
+			"%s: %llu lines refused with \"queue-full\": %s", path,
 			(unsigned long long)s->refused.count, queue_full_text(s->queue));
 		told(&s->refused, now);
 	}
-	if (is_due(s, &s->overflown, now)) {
-		log_warning("%s: the %llu oldest messages dropped at a bound, as "
-			    "queue.overflow = \"drop-oldest\" says",
+	if (wait_of(s, &s->overflown, now) == 0) {
+		fields = fields_of(s, &s->overflown);
+		log_event(EVENT_MESSAGES_DROPPED, &fields,
+			"%s: the %llu oldest messages dropped at a bound, as queue.overflow = "
+			"\"drop-oldest\" says",
 			path, (unsigned long long)s->overflown.count);
 		told(&s->overflown, now);
 	}
-	if (is_due(s, &s->expired, now)) {
-		log_warning("%s: %llu messages dropped that were older than queue.max_age", path,
+	if (wait_of(s, &s->expired, now) == 0) {
+		fields = fields_of(s, &s->expired);
+		log_event(EVENT_MESSAGES_EXPIRED, &fields,
+			"%s: %llu messages dropped that were older than queue.max_age", path,
 			(unsigned long long)s->expired.count);
 		told(&s->expired, now);
 	}
 	if (s->closing)
 		return;
-	if (s->refused.count + s->overflown.count + s->expired.count > 0) {
-		sd_event_source_set_time_relative(s->tell, TELL_USEC);
+	wait = u64_min(wait_of(s, &s->refused, now),
+		u64_min(wait_of(s, &s->overflown, now), wait_of(s, &s->expired, now)));
+	if (wait != UINT64_MAX) {
+		sd_event_source_set_time_relative(s->tell, wait);
 		sd_event_source_set_enabled(s->tell, SD_EVENT_ONESHOT);
 	}
 }
@@ -98,6 +135,7 @@ static int trim(struct store *s)
 	mailbox_thaw(s->mailbox);
 	if (dropped > 0) {
 		s->overflown.count += dropped;
+		store_count_full(s, "a bound of the queue is reached");
 		tell(s);
 		s->callbacks.changed(s->userdata);
 	}

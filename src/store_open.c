@@ -23,6 +23,21 @@ bool store_is_passing(int error)
 	}
 }
 
+static void on_alive(void *userdata)
+{
+	struct store *s = userdata;
+
+	s->callbacks.alive(s->userdata);
+}
+
+/* The queue has logged it. */
+static void on_alert(void *userdata, const char *text)
+{
+	struct store *s = userdata;
+
+	s->callbacks.alert(s->userdata, ALERT_STORE, text);
+}
+
 /* *ret_set_aside: a database was, whatever came of it. */
 static int open_queue(struct store *s, bool *ret_set_aside)
 {
@@ -35,8 +50,9 @@ static int open_queue(struct store *s, bool *ret_set_aside)
 		.max_dead_letters = s->config->queue.max_dead_letters,
 		.rotten = s->rotten,
 		.ret_set_aside = ret_set_aside,
-		.alive = s->callbacks.alive,
-		.userdata = s->userdata,
+		.alive = s->callbacks.alive ? on_alive : NULL,
+		.alert = on_alert,
+		.userdata = s,
 	};
 	int r;
 
@@ -53,7 +69,9 @@ static int open_queue(struct store *s, bool *ret_set_aside)
 			return r;
 		s->n_removals = s->n_condemned = 0;
 	}
+	store_count_opened(s);
 	mailbox_post_committed(s->mailbox, queue_last_id(s->queue));
+	mailbox_post_queued(s->mailbox, queue_messages(s->queue));
 	store_begin_chores(s);
 	return s->callbacks.opened(s->userdata);
 }
@@ -67,6 +85,7 @@ int store_open(struct store *s)
 	r = open_queue(s, &set_aside);
 	if (r == -EUCLEAN && !set_aside) {
 		/* Rot that the look at the start does not come across. */
+		store_count_closing(s);
 		s->queue = queue_free(s->queue, false);
 		s->rotten = true;
 		r = open_queue(s, &set_aside);
@@ -77,6 +96,7 @@ int store_open(struct store *s)
 			store_failed(s, -ENOSPC);
 		return 0;
 	}
+	store_count_closing(s);
 	s->queue = queue_free(s->queue, false);
 	s->error = r;
 	store_log_failing(s);
@@ -92,10 +112,27 @@ void store_parked(struct store *s)
 	s->meta_wanted = false;
 	mailbox_reset(s->mailbox);
 	queue_rollback(s->queue);
+	store_count_closing(s);
 	s->queue = queue_free(s->queue, false);
-	s->parking = false;
+	s->parking = s->between = false;
 	s->rotten = true;
 	s->append_error = 0;
 	s->retry_usec = 0;
 	(void)store_open(s);
+}
+
+void store_begin_next_uplink(struct store *s)
+{
+	int r;
+
+	if (!s->between || s->parking || store_uplink_work_left(s))
+		return;
+	mailbox_reset(s->mailbox);
+	mailbox_post_committed(s->mailbox, queue_last_id(s->queue));
+	r = s->callbacks.opened(s->userdata);
+	s->between = r < 0;
+	if (r == -EUCLEAN)
+		store_failed(s, r);
+	else if (r < 0)
+		store_arm_retry(s);
 }

@@ -92,6 +92,8 @@ static int on_mail(sd_event_source *s, int fd, uint32_t events, void *userdata)
 	if (mailbox_take_reconnect(u->mailbox)) {
 		uplink_release(u);
 		uplink_handle(u, SUPERVISOR_RECONNECT, FAILURE_NONE);
+		/* What it names, password files say, may be new. */
+		discovery_refresh(u->discovery);
 	}
 	uplink_drain_turn(u);
 	if (mailbox_stopping(u->mailbox, &hurry))
@@ -108,7 +110,7 @@ static void on_no_brokers(void *userdata, const char *text)
 {
 	struct uplink *u = userdata;
 
-	log_warning("%s", text);
+	uplink_tell_no_brokers(u, text);
 	if (u->n_list > 0)
 		return;
 	uplink_set_cause(u, "%s", text);
@@ -127,8 +129,7 @@ static void on_network(void *userdata, enum netwatch_event event, const char *te
 	log_debug("network: %s", text);
 	if (event == NETWATCH_DOWN && uplink_is_local(u))
 		return;
-	if (u->supervisor.state != SUPERVISOR_CONNECTED)
-		log_info("network %s: %s", event == NETWATCH_UP ? "up" : "down", text);
+	uplink_tell_network(u, event == NETWATCH_UP, text);
 	uplink_handle(u, event == NETWATCH_UP ? SUPERVISOR_NETWORK_UP : SUPERVISOR_NETWORK_DOWN,
 		FAILURE_NONE);
 	if (event == NETWATCH_UP)
@@ -266,6 +267,7 @@ static void *run(void *userdata)
 	int r;
 
 	pthread_setname_np(pthread_self(), "uplink");
+	uplink_forget_brokers(u);
 	discovery_start(u->discovery);
 	uplink_handle(u, SUPERVISOR_START, FAILURE_NONE);
 	r = sd_event_loop(u->event);

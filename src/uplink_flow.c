@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <stdio.h>
 
-#include "log.h"
 #include "uplink_internal.h"
 
 #define READ_RETRY_USEC	   (1 * USEC_PER_SEC)
@@ -18,18 +17,7 @@
 
 static void on_condemned(void *userdata, uint64_t id, const char *reason)
 {
-	struct uplink *u = userdata;
-	char seq[24];
-	const struct log_field fields[] = {
-		{ "MQTTGW_BROKER", u->broker_name },
-		{ "MQTTGW_SEQ", seq },
-		{ NULL, NULL },
-	};
-
-	snprintf(seq, sizeof(seq), "%llu", (unsigned long long)id);
-	log_write(LOG_ERR, fields,
-		"%s: message %s cannot be delivered and goes to dead_letters: %s", u->broker_name,
-		seq, reason);
+	uplink_tell_condemned(userdata, id, reason);
 }
 
 static void on_held(void *userdata, uint64_t id, const char *reason)
@@ -38,12 +26,10 @@ static void on_held(void *userdata, uint64_t id, const char *reason)
 
 	uplink_set_cause(
 		u, "queue held: several messages in a row were refused, the last for: %s", reason);
-	log_error("%s: message %llu, too, was refused: %s; several in a row: the queue is held and "
-		  "tried again in %llu s; check the broker and its access rules",
-		u->broker_name, (unsigned long long)id, reason,
-		(unsigned long long)(u->config->retry.set_aside_usec / USEC_PER_SEC));
+	uplink_tell_held(u, id, reason);
 	u->held = true;
 	u->held_taken = drain_taken(u->drain);
+	u->held_usec = now_boot_usec() + u->config->retry.set_aside_usec;
 	uplink_arm(u->hold_timer, now_usec() + u->config->retry.set_aside_usec);
 	uplink_post_status(u);
 }
@@ -63,7 +49,7 @@ static void see_whether_held(struct uplink *u)
 		return;
 	u->held = false;
 	uplink_set_cause(u, "%s", "");
-	log_notice("%s: messages are taken again; the queue is no longer held", u->broker_name);
+	uplink_tell_released(u);
 	uplink_post_status(u);
 }
 
@@ -72,9 +58,8 @@ static void see_whether_held(struct uplink *u)
 static int publish(void *userdata, const struct message *m, int *ret_mid, const char **ret_text)
 {
 	struct uplink *u = userdata;
-	uint32_t expiry_sec =
-		clock_seconds_left(&u->clock, (int64_t)(now_boot_usec() / USEC_PER_MSEC),
-			m->timestamp, u->config->queue.max_age_usec);
+	uint32_t expiry_sec = clock_seconds_left(&u->clock,
+		(int64_t)(now_boot_usec() / USEC_PER_MSEC), m->timestamp, u->max_age_usec);
 
 	return link_publish(u->link, m, expiry_sec, ret_mid, ret_text);
 }
@@ -114,6 +99,14 @@ void uplink_take_trouble(struct uplink *u)
 	uplink_handle(u, SUPERVISOR_FAILURE, class);
 }
 
+static void note_reading(struct uplink *u, int error)
+{
+	if (u->read_error == error)
+		return;
+	u->read_error = error;
+	uplink_update_figures(u);
+}
+
 static void retry_reading(struct uplink *u)
 {
 	/* The reader has logged it. The disk may come back. */
@@ -125,8 +118,9 @@ static void pump(struct uplink *u)
 	int r;
 
 	/* Before any row is read: once the gateway tells of a clock, no timestamp is wrong. */
-	mailbox_clock(u->mailbox, &u->clock);
+	mailbox_clock(u->mailbox, &u->clock, &u->max_age_usec);
 	r = drain_pump(u->drain);
+	note_reading(u, r < 0 ? r : 0);
 	if (r > 0)
 		sd_event_source_set_enabled(u->pump, SD_EVENT_ONESHOT);
 	else if (r == -EUCLEAN)
@@ -214,5 +208,8 @@ void uplink_drain_turn(struct uplink *u)
 	if (u->link && link_is_up(u->link))
 		watch_stall(u);
 	see_whether_held(u);
+	uplink_tell_steady(u);
+	link_count_traffic(u->link);
+	uplink_count_traffic(u);
 	uplink_leave_if_idle(u);
 }

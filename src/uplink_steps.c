@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Carries out what the supervisor decides: attempts, probes, leaving; and tells it what the links
- * report.
+ * report. What the journal hears of it is uplink_tell.c's business.
  *
  * When the process stops in order with nothing in flight, the broker is noted as clean, so that the
  * next process may go on with its session.
@@ -21,17 +21,6 @@
 
 /* --- telling --------------------------------------------------------------------------------- */
 
-void uplink_post_status(struct uplink *u)
-{
-	struct mailbox_status status = { .inflight = drain_inflight(u->drain) };
-
-	snprintf(status.state, sizeof(status.state), "%s",
-		supervisor_state_to_string(u->supervisor.state));
-	snprintf(status.broker, sizeof(status.broker), "%s", u->broker_name);
-	snprintf(status.cause, sizeof(status.cause), "%s", u->cause);
-	mailbox_post_status(u->mailbox, &status);
-}
-
 void uplink_set_cause(struct uplink *u, const char *format, ...)
 {
 	va_list ap;
@@ -39,71 +28,6 @@ void uplink_set_cause(struct uplink *u, const char *format, ...)
 	va_start(ap, format);
 	vsnprintf(u->cause, sizeof(u->cause), format, ap);
 	va_end(ap);
-}
-
-/* What a failure leads to: "; next attempt in 1.5 s". */
-static void describe_plan(
-	const struct uplink *u, const struct supervisor_step *step, char *buf, size_t size)
-{
-	const struct supervisor *s = &u->supervisor;
-	double wait = (double)step->wait_usec / (double)USEC_PER_SEC;
-	const char *next = brokers_name(&s->brokers, s->next);
-
-	*buf = '\0';
-	switch (step->plan) {
-	case SUPERVISOR_PLAN_NONE: break;
-	case SUPERVISOR_PLAN_SAME: snprintf(buf, size, "; next attempt in %.1f s", wait); break;
-	case SUPERVISOR_PLAN_NEXT:
-		if (step->wait_usec)
-			snprintf(buf, size, "; next attempt in %.1f s, with %s", wait, next);
-		else
-			snprintf(buf, size, "; next attempt now, with %s", next);
-		break;
-	case SUPERVISOR_PLAN_ROUND:
-		snprintf(buf, size, "; %snext attempt in %.1f s",
-			s->brokers.n > 1 ? "every broker was tried; " : "", wait);
-		break;
-	case SUPERVISOR_PLAN_ASIDE:
-		snprintf(buf, size, "; set aside; next attempt in %.1f s", wait);
-		break;
-	case SUPERVISOR_PLAN_NETWORK:
-		snprintf(buf, size,
-			"; there is no network: next attempt once there is, or in %.1f s", wait);
-		break;
-	}
-}
-
-static void log_step(struct uplink *u, const struct supervisor_step *step,
-	enum supervisor_event event, enum failure_class class)
-{
-	bool failed = event == SUPERVISOR_FAILURE || step->deadline;
-	const struct log_field fields[] = {
-		{ "MQTTGW_STATE", supervisor_state_to_string(step->to) },
-		{ "MQTTGW_OLD_STATE", supervisor_state_to_string(step->from) },
-		{ "MQTTGW_BROKER", u->broker_name },
-		{ "MQTTGW_CLASS", failure_class_to_string(class) },
-		{ "MQTTGW_ALERT", step->alert ? "1" : "0" },
-		{ NULL, NULL },
-	};
-	int priority = step->to == SUPERVISOR_CONNECTED	      ? LOG_NOTICE
-		: step->to == SUPERVISOR_ERROR || step->alert ? LOG_ERR
-		: failed				      ? LOG_WARNING
-							      : LOG_INFO;
-	const char *advice = failed ? failure_advice(class) : NULL;
-	const char *broker = u->broker_name[0] ? u->broker_name : "no broker";
-	char plan[400];
-
-	describe_plan(u, step, plan, sizeof(plan));
-	if (failed)
-		log_write(priority, fields, "%s: %s -> %s: %s (%s)%s%s%s", broker,
-			supervisor_state_to_string(step->from),
-			supervisor_state_to_string(step->to), u->cause,
-			failure_class_to_string(class), plan, advice ? "; " : "",
-			advice ? advice : "");
-	else
-		log_write(priority, fields, "%s: %s -> %s%s", broker,
-			supervisor_state_to_string(step->from),
-			supervisor_state_to_string(step->to), plan);
 }
 
 /* --- notes in meta --------------------------------------------------------------------------- */
@@ -212,6 +136,12 @@ static void on_alive(void *userdata)
 
 	drain_alive(u->drain);
 	uplink_drain_turn(u);
+	uplink_tell_steady(u);
+}
+
+static bool on_is_quiet(void *userdata)
+{
+	return uplink_is_quiet(userdata);
 }
 
 static const struct link_callbacks link_callbacks = {
@@ -225,6 +155,7 @@ static const struct link_callbacks link_callbacks = {
 	.published = on_published,
 	.progress = on_progress,
 	.alive = on_alive,
+	.is_quiet = on_is_quiet,
 };
 
 static const char *name_of(const struct uplink *u, int index)
@@ -242,25 +173,16 @@ static void on_probe_connected(void *userdata, unsigned receive_maximum, uint8_t
 	(void)max_qos;
 	if (u->supervisor.probing != BROKERS_NONE)
 		u->known[u->supervisor.probing].address = u->probe_memory.address;
-	log_notice("%s: answers again; leaving %s for it", name_of(u, u->supervisor.probing),
-		u->broker_name);
+	uplink_tell_probe_up(u, name_of(u, u->supervisor.probing));
 	uplink_handle(u, SUPERVISOR_PROBE_UP, FAILURE_NONE);
 }
 
 static void on_probe_failed(void *userdata, const struct failure *f, bool closed)
 {
 	struct uplink *u = userdata;
-	const struct failure_policy *policy = failure_policy(f->class);
-	const char *name = name_of(u, u->supervisor.probing);
 
 	(void)closed;
-	if (policy->alert)
-		log_error("%s: probe failed: %s (%s); staying with %s; %s", name, f->text,
-			failure_class_to_string(f->class), u->broker_name,
-			failure_advice(f->class));
-	else
-		log_debug("%s: probe failed: %s (%s); staying with %s", name, f->text,
-			failure_class_to_string(f->class), u->broker_name);
+	uplink_tell_probe_failed(u, name_of(u, u->supervisor.probing), f);
 	uplink_handle(u, SUPERVISOR_PROBE_FAILED, f->class);
 }
 
@@ -273,6 +195,7 @@ static const struct link_callbacks probe_callbacks = {
 	.connected = on_probe_connected,
 	.failed = on_probe_failed,
 	.closed = on_probe_closed,
+	.is_quiet = on_is_quiet,
 };
 
 static void begin_probe(struct uplink *u)
@@ -284,6 +207,7 @@ static void begin_probe(struct uplink *u)
 		.name = name_of(u, index),
 		.queue_uuid = u->queue_uuid,
 		.memory = &u->probe_memory,
+		.traffic = &u->traffic,
 		.probe = true,
 	};
 
@@ -328,6 +252,7 @@ static int make_link(struct uplink *u, int index)
 		.name = name_of(u, index),
 		.queue_uuid = u->queue_uuid,
 		.memory = &u->memory,
+		.traffic = &u->traffic,
 	};
 	int r;
 
@@ -373,8 +298,12 @@ static void abort_connection(struct uplink *u, bool stood)
 	if (!u->link)
 		return;
 	link_abort(u->link);
-	if (stood && drain_connection_lost(u->drain, u->lost_by_peer))
+	if (stood && drain_connection_lost(u->drain, u->lost_by_peer)) {
+		log_info("%s: connections end with the same message in front: to see whether it is "
+			 "to blame, what is in flight is sent anew, in a new session",
+			u->broker_name);
 		link_give_up_session(u->link);
+	}
 	u->lost_by_peer = false;
 	drain_flush(u->drain);
 }
@@ -383,6 +312,8 @@ static void abort_connection(struct uplink *u, bool stood)
 
 static void send_disconnect(struct uplink *u)
 {
+	log_debug("%s: leaving: DISCONNECT, with %u messages in flight", u->broker_name,
+		drain_inflight(u->drain));
 	u->disconnect_sent = true;
 	uplink_arm(u->leave_timer, now_usec() + LEAVE_DISCONNECT_USEC);
 	link_disconnect(u->link);
@@ -397,6 +328,8 @@ void uplink_leave_if_idle(struct uplink *u)
 
 static void begin_leave(struct uplink *u)
 {
+	log_debug("%s: leaving: %u messages in flight are finished first", u->broker_name,
+		drain_inflight(u->drain));
 	link_farewell(u->link);
 	if (u->hurry) {
 		send_disconnect(u);
@@ -474,6 +407,8 @@ static void apply(struct uplink *u, const struct supervisor_step *step)
 		discovery_refresh(u->discovery);
 	if (step->to != step->from)
 		uplink_post_status(u);
+	else
+		uplink_update_figures(u);
 	if (u->stopping && u->supervisor.state == SUPERVISOR_DISCONNECTED &&
 		u->supervisor.timer_usec == SUPERVISOR_NO_TIMER && !u->noting_last)
 		end(u);
@@ -493,12 +428,13 @@ void uplink_handle(struct uplink *u, enum supervisor_event event, enum failure_c
 		uplink_set_cause(u, "no connection within mqtt.connect_timeout: waiting for %s",
 			u->link ? link_waits_for(u->link) : "the queue's disk");
 	}
+	uplink_count_step(u, &step, event == SUPERVISOR_FAILURE || step.deadline, class);
 	/* The broker's name in what is logged is the one just tried, or the one to be tried now. */
 	if (step.action == SUPERVISOR_CONNECT)
 		snprintf(u->broker_name, sizeof(u->broker_name), "%s",
 			name_of(u, u->supervisor.current));
 	if (step.from != step.to || step.deadline)
-		log_step(u, &step, event, class);
+		uplink_tell_step(u, &step, event, class);
 	apply(u, &step);
 }
 
@@ -539,7 +475,7 @@ static void log_list(const struct brokers_item *items, size_t n)
 	for (size_t i = 0; i < n && used < sizeof(text); i++)
 		used += (size_t)snprintf(
 			text + used, sizeof(text) - used, "%s%s", i ? ", " : "", items[i].name);
-	log_info("brokers: %s", n ? text : "none");
+	log_event(EVENT_BROKERS, NULL, "brokers: %s", n ? text : "none");
 }
 
 void uplink_set_brokers(struct uplink *u, const struct config_broker *brokers, size_t n)
@@ -566,8 +502,11 @@ void uplink_set_brokers(struct uplink *u, const struct config_broker *brokers, s
 	u->list = list;
 	u->n_list = n;
 	supervisor_set_brokers(&u->supervisor, items, n, now_boot_usec(), &step);
+	figures_set_brokers(mailbox_figures_begin(u->mailbox), items, n);
+	mailbox_figures_end(u->mailbox);
+	uplink_count_step(u, &step, false, FAILURE_NONE);
 	if (step.from != step.to)
-		log_step(u, &step, SUPERVISOR_START, FAILURE_NONE);
+		uplink_tell_step(u, &step, SUPERVISOR_START, FAILURE_NONE);
 	apply(u, &step);
 }
 
