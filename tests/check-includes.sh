@@ -10,29 +10,39 @@ set -euo pipefail
 # unless they have a line of their own. A folder is one room, whatever its files are called. Each
 # line: a room, and the rooms it may include.
 rooms='
-ctl:          queue_check config log util
+ctl:          queue_check config base64 utf8 log util
+report:       config backoff buffer url log util
 main:         gateway config log util
-gateway:      ingest listener store uplink mailbox config log message util
-uplink:       link drain supervisor stall mqtt discovery netwatch mailbox clock queue_reader failure config log message util
-link:         mqtt resolver failure config log message util
+gateway:      control httpd metrics alerts event flap figures ingest listener store uplink mailbox selection config log message util
+control:      queue_reader metrics figures supervisor brokers failure alerts selection topic base64 utf8 buffer message log util
+httpd:        buffer log util
+metrics:      figures supervisor brokers failure buffer utf8 util
+uplink:       event flap link drain supervisor stall mqtt discovery netwatch mailbox clock queue_reader failure config log message util
+link:         event mqtt resolver failure config log message util
 discovery:    resolver config log util
 netwatch:     log util
-store:        queue mailbox clock config log message util
-ingest:       frame_json buffer log message util
+store:        event flap alerts queue mailbox selection acceptance figures clock config log message util
+ingest:       event flap frame_json figures buffer log message util
 listener:     log util
 drain:        mailbox queue_reader window trial failure log message util
 mqtt:         failure log message util
 queue_check:  queue queue_sql log util
-queue:        queue_sql queue_vfs clock log message util
+queue:        event queue_sql queue_vfs selection clock log message util
 queue_reader: queue_sql queue_vfs log message util
 queue_sql:    queue_vfs log util
-queue_vfs:    util
+queue_vfs:    flap util
 resolver:     log util
-mailbox:      clock log util
+mailbox:      figures alerts clock log util
+figures:      supervisor brokers failure util
+event:        alerts log util
+alerts:       utf8 util
+flap:         util
 supervisor:   brokers failure backoff util
-config:       topic backoff utf8 log util
+config:       topic backoff utf8 url log util
 brokers:      failure util
 trial:        util
+selection:    topic util
+acceptance:   util
 frame_json:   json_text topic base64 message buffer util
 json_text:    util
 window:       util
@@ -41,6 +51,7 @@ failure:      util
 backoff:      util
 base64:       util
 topic:        utf8 util
+url:          util
 utf8:         util
 log:          util
 buffer:       util
@@ -58,23 +69,25 @@ openssl/err.h:        mqtt
 openssl/ssl.h:        mqtt
 openssl/x509v3.h:     mqtt
 libconfig.h:          config
-jansson.h:            frame_json
+jansson.h:            frame_json control ctl report
 netdb.h:              resolver
 resolv.h:             resolver
 arpa/nameser.h:       resolver
 libmnl/libmnl.h:      netwatch
+microhttpd.h:         httpd
+curl/curl.h:          report
 linux/rtnetlink.h:    netwatch
 sys/inotify.h:        discovery
 systemd/sd-journal.h: log
-systemd/sd-daemon.h:  gateway listener
-systemd/sd-event.h:   gateway store ingest uplink link mqtt resolver discovery netwatch
+systemd/sd-daemon.h:  gateway listener report
+systemd/sd-event.h:   gateway store ingest control httpd report uplink link mqtt resolver discovery netwatch
 '
 
 # Files that are made by the build, and the rooms that may include them.
 made='
 sql-001.inc:    queue_sql
 sql-002.inc:    queue_sql
-config-build.h: ctl main netwatch
+config-build.h: ctl gateway httpd main netwatch report
 '
 
 # entry TABLE NAME: the right side of NAME's line, between blanks; status 1 if there is none.
@@ -198,5 +211,14 @@ while IFS=: read -r from to; do
 		echo "$from $target"
 	done
 done <<<"$rooms" | tsort >/dev/null
+
+# The table that people read has a line for each room.
+architecture=${srcdir:-$(dirname "$0")/..}/doc/architecture.md
+while IFS=: read -r room _; do
+	if [ -n "$room" ] && ! grep -qE "^\\|[^|]*\`$room\`" "$architecture"; then
+		echo "$architecture: no line for $room" >&2
+		exit 1
+	fi
+done <<<"$rooms"
 
 check_tree "${1:-${srcdir:-$(dirname "$0")/..}/src}"

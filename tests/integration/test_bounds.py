@@ -247,6 +247,8 @@ def test_refusals_are_logged_once_a_minute(offline_with):
 def test_commit_delay(offline_with):
     """Replies come after the delay, one commit for all; nothing is lost."""
     daemon = offline_with(commit_delay=0.3)
+    # Before its first attempt it has a broker noted, which nothing delays.
+    daemon.wait_output("connecting -> ")
     with Client(daemon.socket_path) as one, Client(daemon.socket_path) as two:
         begin = time.monotonic()
         one.publish(topic="t", payload=1, id=1)
@@ -293,3 +295,28 @@ def test_commit_delay_and_removals(make_daemon, make_fake):
     feed(daemon, 50)
     broker.wait_delivered(50)
     Database(daemon.queue_path).wait_empty()
+
+
+@pytest.mark.parametrize("bound", ["max_messages", "max_bytes"])
+def test_near_a_bound(make_daemon, make_fake, bound):
+    """Told at 80 %, once, and when less than 70 % are in use again."""
+    most = {"max_messages": 1000, "max_bytes": "8M"}[bound]
+    broker = make_fake()
+    broker.down()
+    daemon = make_daemon(broker.port, queue={bound: most}).start()
+    high = rf"warning: the queue is at 8\d % of queue\.{bound}: \d+ of \d+"
+    normal = rf"notice: the queue is back at \d+ % of queue\.{bound}"
+    count = 0
+    while not re.search(high, daemon.output()):
+        feed(daemon, 10, first=count, payload="x" * 7000)
+        count += 10
+        assert count <= 1000
+    if bound == "max_messages":
+        assert count == 800
+    feed(daemon, 10, first=count, payload="x" * 7000)
+    count += 10
+    assert len(re.findall(high, daemon.output())) == 1
+    broker.up()
+    daemon.wait_output(normal, 20)
+    broker.wait_delivered(count)
+    assert len(re.findall(normal, daemon.output())) == 1

@@ -119,6 +119,12 @@ def refuse_with_words(conn):
     conn.finish()
 
 
+def refuse_at_length(conn):
+    conn.expect_connect()
+    conn.connack(code=0x9D, reason="x" + 60 * "ü")
+    conn.finish()
+
+
 def refused(version, code, kind):
     return pytest.param(
         version, refusing(code), f"broker refused.*CONNACK 0x{code:02x}: ",
@@ -157,6 +163,9 @@ EARLY = [
     pytest.param("5", refuse_with_words, 'broker refused.*0x9d: .*; it says '
                  '"moved house"; it names the server "b.example:1883"',
                  "moved", id="words"),
+    pytest.param("5", refuse_at_length,
+                 'broker refused.*; it says "x' + 39 * "ü" + '"',
+                 "moved", id="long-words"),
 ]
 
 

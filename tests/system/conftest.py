@@ -71,6 +71,7 @@ def machine(build):
         m.run("systemd-sysusers", "mqttgw.conf")
         m.run("systemd-tmpfiles", "--create", "mqttgw.conf")
         m.run("systemctl", "daemon-reload")
+        m.run("journalctl", "--update-catalog")
         m.run("useradd", "--groups", "mqttgw-clients", "member")
         m.run("useradd", "stranger")
         m.run("systemctl", "start", "test-broker.service", "test-recorder.service")

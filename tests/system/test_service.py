@@ -2,6 +2,7 @@
 """The installed service under a real systemd: start, stop, crash, watchdog, faulty configuration."""
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -129,7 +130,7 @@ def config(machine, config_path):
 def service(machine, config):
     """The service, running and connected, whatever the test before did to it."""
     machine.run("systemctl", "start", "test-broker.service")
-    machine.run("systemctl", "reset-failed", SERVICE, SOCKET)
+    machine.run("systemctl", "reset-failed", SERVICE, SOCKET, check=False)
     machine.run("systemctl", "restart", SERVICE)
     wait_connected(machine)
     return machine
@@ -224,6 +225,21 @@ def test_status_line_and_journal(service, recorded):
     assert journal(service, since, "MQTTGW_STATE=connected")
 
 
+def test_metrics_from_within_the_confinement(machine, config, service):
+    """The unit's restrictions leave room for a listening TCP socket."""
+    ask = ("import urllib.request as u\n"
+           "for path in ('healthz', 'metrics'):\n"
+           "    answer = u.urlopen('http://127.0.0.1:9641/' + path, timeout=10)\n"
+           "    print(answer.status, answer.read().decode())\n")
+    config(CONFIG + 'metrics: { listen = "127.0.0.1:9641"; };\n')
+    machine.run("systemctl", "restart", SERVICE)
+    wait_connected(machine)
+    said = machine.run("/usr/bin/python3", "-c", ask, user="stranger").stdout
+    assert said.startswith('200 {"status":"ok","uplink":"connected"')
+    assert 'mqttgw_uplink_state{state="connected"} 1\n' in said
+    assert machine.show(SERVICE, "NRestarts") == "0"
+
+
 def test_check_of_the_queue(service, config_path, recorded):
     """By root and by the service's user, while it runs; what SQLite makes stays the service's."""
     service.run("systemctl", "stop", "test-broker.service")
@@ -241,6 +257,31 @@ def test_check_of_the_queue(service, config_path, recorded):
     assert service.run(*command).stdout == sound
     service.run("systemctl", "start", "test-broker.service", SERVICE)
     assert recorded("checked", 7) == [f"m{n}" for n in range(7)]
+
+
+def test_operators(service):
+    """Root and the group mqttgw; each other one is told what it lacks."""
+    def status(user=None):
+        return service.run("mqttgwctl", "status", "--json", user=user, check=False, timeout=60)
+
+    service.run("useradd", "--groups", "mqttgw", "attendant")
+    for user in None, "mqttgw", "attendant":
+        done = status(user)
+        assert (done.returncode, done.stderr) == (0, "")
+        shown = json.loads(done.stdout)
+        assert (shown["state"], shown["socket"]) == ("connected", "/run/mqttgw.sock")
+        assert str(shown["pid"]) == service.show(SERVICE, "MainPID")
+    for user in "member", "stranger":
+        done = status(user)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert re.fullmatch("mqttgwctl: no permission to use /run/mqttgw/control.sock[^\n]*\n",
+                            done.stderr)
+    service.run("systemctl", "stop", SERVICE)
+    done = status()
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
+    service.run("systemctl", "start", SERVICE)
+    wait_connected(service)
+    assert status("attendant").returncode == 0
 
 
 # --- stop ---------------------------------------------------------------------------------------
@@ -302,6 +343,84 @@ def test_watchdog(service, drop_in, recorded, thread):
     with Client(service) as client:
         client.queue(f"watchdog/{thread}", "a")
     assert recorded(f"watchdog/{thread}", 1) == ["a"]
+
+
+# --- reload -------------------------------------------------------------------------------------
+
+
+def test_reload(service, config, recorded):
+    """Applied while it stays active; its client goes on."""
+    since = time.time()
+    pid = main_pid(service)
+    with Client(service) as client:
+        client.queue("reload/good", "a")
+        config(CONFIG + 'mqtt: { keepalive = 30; };\nqueue: { sync = "normal"; };\n')
+        service.run("systemctl", "reload", SERVICE)
+        wait_for(lambda: any(entry["MESSAGE"].startswith("reloaded: mqtt.keepalive; restart needed "
+                                                         "for queue.sync")
+                             for entry in journal(service, since)), 10, "the log to tell of it")
+        wait_state(service, ActiveState="active", SubState="running")
+        client.queue("reload/good", "b")
+        assert recorded("reload/good", 2) == ["a", "b"]
+    wait_connected(service)
+    assert main_pid(service) == pid
+    assert service.show(SERVICE, "NRestarts") == "0"
+
+
+def test_reload_of_a_faulty_file(service, config, recorded):
+    """systemctl says so and the journal why; the service goes on as it was. By a signal, too."""
+    since = time.time()
+    pid = main_pid(service)
+    with Client(service) as client:
+        config(CONFIG + "no_such_key = 1;\n")
+        done = service.run("systemctl", "reload", SERVICE, check=False)
+        assert done.returncode != 0
+        entries = journal(service, since)
+        assert any("mqttgw.conf:3: " in e["MESSAGE"] and "no_such_key" in e["MESSAGE"]
+                   for e in entries)
+        assert not any("stays" in e["MESSAGE"] for e in entries)
+        service.run("systemctl", "kill", "--kill-who=main", "--signal=HUP", SERVICE)
+        wait_for(lambda: any("the old configuration stays" in e["MESSAGE"]
+                             for e in journal(service, since)), 10, "the daemon to refuse it")
+        wait_state(service, ActiveState="active", SubState="running")
+        client.queue("reload/faulty", "a")
+        assert recorded("reload/faulty", 1) == ["a"]
+    assert main_pid(service) == pid
+
+
+def test_reload_under_way_is_shown(service, config):
+    """RELOADING=1 and READY=1 by themselves: a signal alone leaves the service running."""
+    for _ in range(5):
+        service.run("systemctl", "kill", "--kill-who=main", "--signal=HUP", SERVICE)
+    wait_state(service, ActiveState="active", SubState="running")
+    service.run("systemctl", "reload", SERVICE)
+    wait_state(service, ActiveState="active", SubState="running")
+
+
+def test_reload_and_credentials(service, config, drop_in):
+    """A credential is a snapshot of the start, and the log says so."""
+    service.write("/etc/test-password", "first\n")
+    drop_in(SERVICE, "[Service]\nLoadCredential=broker-password:/etc/test-password\n")
+    config('brokers: ( { host = "127.0.0.1"; username = "gw"; password_file = "broker-password"; } );\n'
+           "retry: { base = 0.1; max = 0.5; };\n")
+    service.run("systemctl", "restart", SERVICE)
+    wait_connected(service)
+    service.write("/etc/test-password", "second\n")
+    since = time.time()
+
+    def told(text):
+        wait_for(lambda: any(text in entry["MESSAGE"] for entry in journal(service, since)), 10,
+                 f"the log to say {text!r}")
+
+    service.run("systemctl", "kill", "--kill-who=main", "--signal=HUP", SERVICE)
+    told("reloaded: nothing has changed")
+    told("broker-password: a systemd credential")
+    # Whether there is a new one now is systemd's affair; the look at the file does not fail for it.
+    since = time.time()
+    done = service.run("systemctl", "reload", SERVICE, check=False)
+    assert done.returncode == 0, [entry["MESSAGE"] for entry in journal(service, since)]
+    told("reloaded: ")
+    wait_connected(service)
 
 
 # --- faulty configuration -----------------------------------------------------------------------

@@ -227,7 +227,7 @@ Suite *check_backoff(void)
 	Suite *s = suite_create("backoff");
 	TCase *tc = tcase_create("backoff");
 
-	tcase_set_tags(tc, "long");
+	tcase_set_tags(tc, "long alone");
 	tcase_add_test(tc, test_words);
 	tcase_add_loop_test(tc, test_delay, 0, ARRAY_SIZE(delays));
 	tcase_add_loop_test(tc, test_bounds, 0, ARRAY_SIZE(bounds));

@@ -328,9 +328,19 @@ static void teardown(void)
 	log_set_level(LOG_INFO);
 }
 
+static struct figures_uplink figures(void)
+{
+	struct figures_uplink f;
+
+	mailbox_get_figures(mailbox, &f);
+	return f;
+}
+
 /* Everything there is goes out, is taken and removed. */
 static void finish(void)
 {
+	struct figures_uplink f;
+
 	for (int rounds = 0; queue_messages(q) > 0; rounds++) {
 		ck_assert_int_lt(rounds, 100000);
 		pump();
@@ -344,6 +354,9 @@ static void finish(void)
 	drain_flush(d);
 	ck_assert_uint_eq(drain_inflight(d), 0);
 	ck_assert_uint_eq(drain_inflight_session(d), 0);
+	f = figures();
+	ck_assert_uint_eq(f.delivered[0] + f.delivered[1] + f.delivered[2], drain_taken(d));
+	ck_assert_uint_eq(f.inflight, 0);
 }
 
 /* --- the straight way ------------------------------------------------------------------------ */
@@ -526,6 +539,83 @@ START_TEST(test_qos0_acknowledged_inside)
 	pump();
 	expect_sent("");
 	finish();
+}
+END_TEST
+
+/* --- figures --------------------------------------------------------------------------------- */
+
+START_TEST(test_figures)
+{
+	struct figures_uplink f;
+
+	append(1, 0, 10);
+	append(4, 1, 10);
+	append(1, 2, 10);
+	start(4, 1000);
+	drain_flush(d);
+	ck_assert_uint_eq(figures().window, 4);
+	ck_assert_uint_eq(figures().inflight, 0);
+	ck_assert_uint_eq(figures().moved_usec, 0);
+	pump();
+	expect_sent("1 2 3 4");
+	ck_assert_uint_eq(figures().inflight, 4);
+	ck_assert_uint_gt(figures().moved_usec, 0);
+	take(1);
+	take(3);
+	ck_assert_uint_eq(figures().delivered[1], 0); /* once a batch */
+	mailbox_gateway_clear(mailbox);
+	drain_flush(d);
+	ck_assert_uint_eq(figures().delivered[0], 1);
+	ck_assert_uint_eq(figures().delivered[1], 1);
+	ck_assert_uint_eq(figures().inflight, 2);
+	f = figures();
+	ck_assert_double_gt(rate_get(&f.delivered_rate, now_boot_usec()), 0.1);
+	/* Without a connection nothing is on its way, whatever the session holds. */
+	lose_connection();
+	drain_flush(d);
+	ck_assert_uint_gt(drain_inflight_session(d), 0);
+	ck_assert_uint_eq(figures().inflight, 0);
+	ck_assert_uint_eq(figures().window, 0);
+	/* With the next one it waits anew: the outage was no delay of the broker's. */
+	f = figures();
+	ck_assert_int_eq(usleep(2000), 0);
+	drain_connected(d, 4, 2);
+	drain_flush(d);
+	ck_assert_uint_eq(figures().inflight, drain_inflight(d));
+	ck_assert_uint_gt(figures().moved_usec, f.moved_usec);
+	/* Sent with less, counted as what it was accepted with. */
+	lose_session();
+	drain_flush(d);
+	ck_assert_uint_eq(figures().inflight, 0);
+	ck_assert_uint_eq(figures().window, 0);
+	drain_connected(d, 2, 1);
+	finish();
+	ck_assert_uint_eq(broker.qos_of[6], 1);
+	ck_assert_uint_eq(figures().window, 2);
+	ck_assert_uint_eq(figures().delivered[0], 1);
+	ck_assert_uint_eq(figures().delivered[1], 4);
+	ck_assert_uint_eq(figures().delivered[2], 1);
+}
+END_TEST
+
+/* What holds it back though a connection stands. */
+START_TEST(test_figures_of_brakes)
+{
+	const struct window_params window = { .max_bytes = 1 << 20, .max_rate = 100 };
+
+	append(3, 1, 1000);
+	start_with(&window);
+	ck_assert_int_eq(figures().brake, FIGURES_BRAKE_NONE);
+	pump();
+	expect_sent("1");
+	ck_assert_int_eq(figures().brake, FIGURES_BRAKE_RATE);
+	broker.by_mid[broker.mid_of[1]] = 0;
+	drain_published(d, broker.mid_of[1], FAILURE_MESSAGE_THROTTLED, "quota");
+	pump();
+	ck_assert_int_eq(figures().brake, FIGURES_BRAKE_THROTTLED);
+	lose_connection();
+	drain_flush(d);
+	ck_assert_int_eq(figures().brake, FIGURES_BRAKE_NONE);
 }
 END_TEST
 
@@ -1226,6 +1316,7 @@ START_TEST(test_refused_twice)
 	take(3);
 	pump();
 	expect_sent("");
+	ck_assert_uint_eq(figures().suspect, 2);
 	take(1);
 	pump();
 	expect_sent("2");
@@ -1233,6 +1324,8 @@ START_TEST(test_refused_twice)
 	expect_condemned("2");
 	ck_assert_str_eq(broker.reason, "it does not please");
 	pump();
+	ck_assert_uint_eq(figures().suspect, 0);
+	ck_assert_uint_eq(figures().delivered[1], 2); /* dead letters are not */
 	expect_sent("4 5");
 	finish();
 }
@@ -1899,6 +1992,8 @@ Suite *check_drain(void)
 	tcase_add_test(t, test_one_too_large_goes_alone);
 	tcase_add_test(t, test_pump_is_bounded);
 	tcase_add_test(t, test_qos0_acknowledged_inside);
+	tcase_add_test(t, test_figures);
+	tcase_add_test(t, test_figures_of_brakes);
 	tcase_add_test(t, test_qos0_pays_for_the_rate);
 	tcase_add_test(t, test_older_one_acknowledged_inside);
 	tcase_add_test(t, test_unknown_and_repeated_mids);

@@ -139,7 +139,10 @@ static uint64_t stored_rows(void)
 
 static const struct ingest_callbacks callbacks = { .append = append, .commit = commit };
 
+static struct figures_refused counters[FIGURES_ERRORS + 1];
+
 static const struct ingest_params defaults = {
+	.refused = counters,
 	.default_qos = 1,
 	.max_clients = 1000,
 	.max_message_bytes = 1 << 20,
@@ -166,6 +169,7 @@ static void setup(void)
 	ck_assert_int_eq(bind(listen_fd, (struct sockaddr *)&a, sizeof(a)), 0);
 	ck_assert_int_eq(listen(listen_fd, 100), 0);
 	memset(&store, 0, sizeof(store));
+	memset(counters, 0, sizeof(counters));
 	store.first_open = 1;
 	n_peers = 0;
 }
@@ -1464,6 +1468,90 @@ START_TEST(test_bound_reached)
 }
 END_TEST
 
+/* --- counters --------------------------------------------------------------------------------- */
+
+/* As "bad-json 1, storage 3": those that are not zero. */
+static void expect_counted(const char *expected)
+{
+	char text[500] = "";
+	size_t len = 0;
+
+	for (const struct figures_refused *r = counters; r->error; r++)
+		if (r->count)
+			len += (size_t)snprintf(text + len, sizeof(text) - len, "%s%s %llu",
+				len ? ", " : "", r->error, (unsigned long long)r->count);
+	ck_assert_str_eq(text, expected);
+}
+
+START_TEST(test_words_of_counters)
+{
+	static const char *const words[] = { "bad-json", "bad-topic", "bad-payload", "bad-qos",
+		"bad-field", "too-large", "not-allowed", "queue-full", "storage",
+		"too-many-clients", "stopping" };
+
+	start(&defaults);
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++)
+		ck_assert_str_eq(counters[i].error, words[i]);
+	ck_assert_ptr_null(counters[ARRAY_SIZE(words)].error);
+	expect_counted("");
+}
+END_TEST
+
+START_TEST(test_counters)
+{
+	struct ingest_params params = defaults;
+	struct peer *p;
+
+	params.max_clients = 2;
+	params.max_message_bytes = 200;
+	start(&params);
+	p = connect_peer();
+	connect_peer();
+	connect_peer();
+	expect_counted("too-many-clients 1");
+	/* Also those that ask for no reply. */
+	send_text(p,
+		"{\"topic\":\"t\"}\n"
+		"no\n"
+		"\n"
+		"{\"topic\":\"#\"}\n"
+		"{\"topic\":\"#\",\"id\":1}\n");
+	run_until_idle();
+	expect_counted("bad-json 1, bad-topic 2, too-many-clients 1");
+	store.append_fails_in = 1;
+	store.append_error = -ENOBUFS;
+	say(p, 1);
+	run_until_idle();
+	expect_counted("bad-json 1, bad-topic 2, queue-full 1, too-many-clients 1");
+	/* A commit that fails: all that hung on it, and nothing else. */
+	store.commit_fails = 1;
+	store.commit_error = -EIO;
+	send_text(p,
+		"{\"topic\":\"t\"}\n"
+		"no\n"
+		"{\"topic\":\"t\",\"id\":1}\n");
+	run_until_idle();
+	expect_counted("bad-json 2, bad-topic 2, queue-full 1, storage 2, too-many-clients 1");
+	/* Nor does the next turn count them again. */
+	say(p, 2);
+	store.append_fails_in = 1;
+	store.append_error = -ENOSPC;
+	run_until_idle();
+	expect_counted("bad-json 2, bad-topic 2, queue-full 1, storage 3, too-many-clients 1");
+	stop();
+	expect_counted("bad-json 2, bad-topic 2, queue-full 1, storage 3, too-many-clients 1, "
+		       "stopping 2");
+	/* They outlive it. */
+	ingest = ingest_free(ingest);
+	start(&params);
+	p = connect_peer();
+	send_lines(p, "x", 300);
+	run_until_idle();
+	expect_counted("bad-json 2, bad-topic 2, too-large 1, queue-full 1, storage 3, "
+		       "too-many-clients 1, stopping 2");
+}
+END_TEST
+
 /* --- the stop -------------------------------------------------------------------------------- */
 
 START_TEST(test_stop)
@@ -1579,6 +1667,51 @@ START_TEST(test_stop_with_a_client_that_does_not_read)
 	ck_assert_uint_eq(replies, stored_rows());
 	run_until_idle();
 	ck_assert_uint_eq(ingest_clients(ingest), 0);
+}
+END_TEST
+
+/* Other params, for clients that are there. */
+START_TEST(test_set_params)
+{
+	struct ingest_params params = {
+		.default_qos = 1,
+		.max_clients = 2,
+		.max_message_bytes = 1024,
+		.max_buffered_bytes = 1 << 20,
+		.commit_delay_usec = 3600 * USEC_PER_SEC,
+	};
+	struct peer *a, *b, *c;
+	char text[3000];
+
+	params.refused = counters;
+	start(&params);
+	a = connect_peer();
+	b = connect_peer();
+	say(a, 1);
+	run_until_idle();
+	expect_silence(a);
+	params.commit_delay_usec = 0;
+	params.default_qos = 2;
+	params.max_clients = 1;
+	params.max_message_bytes = 4096;
+	ingest_set_params(ingest, &params);
+	expect_queued(a, "1", 1);
+	say(b, 2);
+	expect_queued(b, "2", 2);
+	ck_assert_uint_eq(store.last.qos, 2);
+	c = connect_peer();
+	expect_error(c, "null", "too-many-clients");
+	expect_closed(c);
+	snprintf(text, sizeof(text), "{\"topic\":\"t\",\"id\":3,\"payload\":\"%02500d\"}\n", 0);
+	send_text(b, text);
+	expect_queued(b, "3", 3);
+	params.max_message_bytes = 1024;
+	ingest_set_params(ingest, &params);
+	send_text(b, text);
+	expect_error(b, "null", "too-large");
+	expect_closed(b);
+	say(a, 4);
+	expect_queued(a, "4", 4);
 }
 END_TEST
 
@@ -1875,6 +2008,47 @@ START_TEST(test_reservations)
 }
 END_TEST
 
+/* Other bounds while clients hold reservations of the old size: nothing is counted twice or lost,
+ * and the longer line that one has begun can be finished. */
+START_TEST(test_reservations_change)
+{
+	struct client *c[2];
+	const char *line;
+	size_t len;
+	int other[2];
+
+	client_pool_init(&pool, 100000, 200004); /* two */
+	for (int i = 0; i < 2; i++) {
+		c[i] = make_client(&other[i]);
+		fill(other[i], 50000);
+		while (client_read(c[i]))
+			;
+		ck_assert(!client_line(c[i], &line, &len));
+		ck_assert_int_eq(client_settle(c[i]), 0);
+	}
+	client_pool_set(&pool, 150000, 150002); /* one */
+	ck_assert(!client_pool_has_room(&pool));
+	client_pool_changed(c[0]);
+	client_pool_changed(c[1]);
+	ck_assert_uint_eq(pool.used, 2 * 150002);
+	ck_assert(!client_pool_has_room(&pool));
+	fill(other[0], 90000);
+	while (client_read(c[0]))
+		;
+	ck_assert_uint_eq(buffer_len(&c[0]->in), 140000);
+	ck_assert(!c[0]->waiting);
+	client_pool_set(&pool, 70000, 300000);
+	client_pool_changed(c[0]);
+	ck_assert_uint_eq(c[0]->reserved, 150002); /* it holds that much */
+	for (int i = 0; i < 2; i++) {
+		ck_assert_ptr_null(client_free(c[i]));
+		close(other[i]);
+	}
+	ck_assert_uint_eq(pool.used, 0);
+	ck_assert(client_pool_has_room(&pool));
+}
+END_TEST
+
 /* A client that goes away takes its claims along. */
 START_TEST(test_free_of_one_that_waits)
 {
@@ -2036,6 +2210,12 @@ Suite *check_ingest(void)
 	tcase_add_test(t, test_bound_reached);
 	suite_add_tcase(s, t);
 
+	t = tcase_create("counters");
+	tcase_add_checked_fixture(t, setup, teardown);
+	tcase_add_test(t, test_words_of_counters);
+	tcase_add_test(t, test_counters);
+	suite_add_tcase(s, t);
+
 	t = tcase_create("stop");
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_set_timeout(t, TEST_SECONDS);
@@ -2043,6 +2223,7 @@ Suite *check_ingest(void)
 	tcase_add_test(t, test_stop_answers_what_was_read);
 	tcase_add_test(t, test_stop_with_a_failing_store);
 	tcase_add_test(t, test_stop_with_a_client_that_does_not_read);
+	tcase_add_test(t, test_set_params);
 	tcase_add_test(t, test_free_with_clients);
 	suite_add_tcase(s, t);
 
@@ -2058,6 +2239,7 @@ Suite *check_ingest(void)
 	tcase_set_timeout(t, TEST_SECONDS);
 	tcase_add_loop_test(t, test_pool, 0, ARRAY_SIZE(pools));
 	tcase_add_test(t, test_reservations);
+	tcase_add_test(t, test_reservations_change);
 	tcase_add_test(t, test_free_of_one_that_waits);
 	tcase_add_test(t, test_reservation_is_enough);
 	tcase_add_test(t, test_idle_client_is_slim);

@@ -14,12 +14,13 @@
 #define SD_JOURNAL_SUPPRESS_LOCATION
 #include <systemd/sd-journal.h>
 
+#include "journal.h"
 #include "log.h"
 #include "suites.h"
 
-static char journal[3 * PIPE_BUF]; /* the fields of the last entry, '|' after each */
-static int journal_entries;
-static int journal_result;
+char journal[3 * PIPE_BUF];
+int journal_entries;
+int journal_result;
 
 /* The linker takes this one before the library's. */
 int sd_journal_sendv(const struct iovec *iov, int n)

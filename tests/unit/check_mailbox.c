@@ -51,7 +51,6 @@ END_TEST
 START_TEST(test_empty)
 {
 	uint64_t ids[MAILBOX_SPAN];
-	struct mailbox_status status;
 	struct mailbox_condemned rows[MAILBOX_CONDEMNED];
 	struct mailbox_meta meta;
 	bool hurry = true;
@@ -65,7 +64,7 @@ START_TEST(test_empty)
 	ck_assert_uint_eq(mailbox_claimed(m), 0);
 	ck_assert(!mailbox_take_meta(m, &meta));
 	ck_assert(!mailbox_noted(m));
-	ck_assert(!mailbox_take_status(m, &status));
+	ck_assert(!mailbox_take_news(m));
 	ck_assert(mailbox_pinged(m));
 	ck_assert(!mailbox_stopping(m, &hurry));
 	ck_assert(!hurry);
@@ -150,16 +149,19 @@ END_TEST
 START_TEST(test_clock)
 {
 	struct clock clock = { .trusted = true, .offset_msec = -5 };
+	uint64_t max_age = 1;
 
-	mailbox_clock(m, &clock);
+	mailbox_clock(m, &clock, &max_age);
 	ck_assert(!clock.trusted);
 	ck_assert_int_eq(clock.offset_msec, 0);
+	ck_assert_uint_eq(max_age, 0);
 	clock = (struct clock){ .trusted = true, .offset_msec = 1700000000000 };
-	mailbox_post_clock(m, &clock);
+	mailbox_post_clock(m, &clock, 7);
 	clock = (struct clock){ 0 };
-	mailbox_clock(m, &clock);
+	mailbox_clock(m, &clock, &max_age);
 	ck_assert(clock.trusted);
 	ck_assert_int_eq(clock.offset_msec, 1700000000000);
+	ck_assert_uint_eq(max_age, 7);
 	expect_woken(false, false); /* it is looked at with each message */
 }
 END_TEST
@@ -306,23 +308,64 @@ START_TEST(test_meta_longest)
 }
 END_TEST
 
-START_TEST(test_status)
+/* What is counted wakes nobody; news does, and is told once. */
+START_TEST(test_figures)
 {
-	struct mailbox_status status = { .state = "connecting", .broker = "h:1883", .inflight = 3 };
-	struct mailbox_status taken;
+	struct figures_uplink taken, *f;
 
-	mailbox_post_status(m, &status);
+	f = mailbox_figures_begin(m);
+	f->state = SUPERVISOR_CONNECTING;
+	strcpy(f->broker, "h:1883");
+	f->inflight = 3;
+	mailbox_figures_end(m);
+	expect_woken(false, false);
+	ck_assert(!mailbox_take_news(m));
+	mailbox_get_figures(m, &taken);
+	ck_assert_int_eq(taken.state, SUPERVISOR_CONNECTING);
+	ck_assert_uint_eq(taken.inflight, 3);
+
+	for (unsigned i = 0; i < 2; i++) {
+		f = mailbox_figures_begin(m);
+		f->state = SUPERVISOR_CONNECTED;
+		f->inflight = 4 + i;
+		mailbox_figures_post(m);
+	}
 	expect_woken(true, false);
-	strcpy(status.state, "connected");
-	strcpy(status.cause, "because");
-	status.inflight = 4;
-	mailbox_post_status(m, &status);
-	ck_assert(mailbox_take_status(m, &taken));
-	ck_assert_str_eq(taken.state, "connected"); /* the last one counts */
+	ck_assert(mailbox_take_news(m));
+	ck_assert(!mailbox_take_news(m));
+	mailbox_get_figures(m, &taken);
+	ck_assert_int_eq(taken.state, SUPERVISOR_CONNECTED); /* the last one counts */
 	ck_assert_str_eq(taken.broker, "h:1883");
-	ck_assert_str_eq(taken.cause, "because");
-	ck_assert_uint_eq(taken.inflight, 4);
-	ck_assert(!mailbox_take_status(m, &taken));
+	ck_assert_uint_eq(taken.inflight, 5);
+}
+END_TEST
+
+/* Another uplink goes on counting; how things stand is its own affair. */
+START_TEST(test_figures_and_reset)
+{
+	struct figures_uplink taken, *f;
+
+	f = mailbox_figures_begin(m);
+	f->state = SUPERVISOR_CONNECTED;
+	f->delivered[2] = 7;
+	f->bytes_out = 1000;
+	f->inflight = f->window = 20;
+	f->lost_usec = 5;
+	f->n_brokers = 1;
+	f->brokers[0] = (struct figures_broker){ .name = "h:1883", .up = true };
+	f->brokers[0].attempts[FAILURE_NONE] = 3;
+	mailbox_figures_end(m);
+	mailbox_reset(m);
+	mailbox_get_figures(m, &taken);
+	ck_assert_int_eq(taken.state, SUPERVISOR_DISCONNECTED);
+	ck_assert_uint_eq(taken.inflight, 0);
+	ck_assert_uint_eq(taken.window, 0);
+	ck_assert(!taken.brokers[0].up);
+	ck_assert_uint_eq(taken.next_usec, UINT64_MAX);
+	ck_assert_uint_eq(taken.delivered[2], 7);
+	ck_assert_uint_eq(taken.bytes_out, 1000);
+	ck_assert_uint_eq(taken.brokers[0].attempts[FAILURE_NONE], 3);
+	ck_assert_uint_eq(taken.lost_usec, 5);
 }
 END_TEST
 
@@ -412,8 +455,8 @@ static void acknowledge(struct uplink_side *u)
 static void *uplink_thread(void *userdata)
 {
 	uint64_t deadline = now_usec() + DEADLINE;
-	struct mailbox_status status = { .state = "connected" };
 	struct uplink_side *u = userdata;
+	struct figures_uplink *f;
 	bool asked = false, hurry = false;
 
 	while (!mailbox_stopping(m, &hurry) && !u->fault) {
@@ -434,8 +477,10 @@ static void *uplink_thread(void *userdata)
 		u->removed += mailbox_take_removed(m);
 		if (u->removed > u->acked)
 			u->fault = "more removed than acknowledged";
-		status.inflight = (unsigned)(u->acked - u->removed);
-		mailbox_post_status(m, &status);
+		f = mailbox_figures_begin(m);
+		f->inflight = (unsigned)(u->acked - u->removed);
+		f->delivered[1] = u->acked;
+		mailbox_figures_post(m);
 	}
 	if (!hurry)
 		u->fault = "hurry was lost";
@@ -447,6 +492,7 @@ struct gateway_side {
 	uint64_t random;
 	uint64_t committed;
 	uint64_t removed;
+	uint64_t delivered;
 	uint64_t ids[MAILBOX_SPAN];
 	size_t n_ids;
 	unsigned notes, statuses, pings;
@@ -454,7 +500,7 @@ struct gateway_side {
 
 static void gateway_turn(struct gateway_side *g)
 {
-	struct mailbox_status status;
+	struct figures_uplink figures;
 	struct mailbox_meta meta;
 	size_t n;
 
@@ -476,9 +522,11 @@ static void gateway_turn(struct gateway_side *g)
 		g->notes++;
 		mailbox_post_noted(m);
 	}
-	if (mailbox_take_status(m, &status)) {
-		ck_assert_str_eq(status.state, "connected");
-		ck_assert_uint_le(status.inflight, MAILBOX_SPAN);
+	if (mailbox_take_news(m)) {
+		mailbox_get_figures(m, &figures);
+		ck_assert_uint_le(figures.inflight, MAILBOX_SPAN);
+		ck_assert_uint_ge(figures.delivered[1], g->delivered);
+		g->delivered = figures.delivered[1];
 		g->statuses++;
 	}
 	if (mailbox_pinged(m)) {
@@ -523,6 +571,54 @@ START_TEST(test_two_threads)
 }
 END_TEST
 
+/* One a kind and broker: the last text, and how often. What does not fit is counted. */
+START_TEST(test_alerts)
+{
+	struct mailbox_alert alerts[MAILBOX_ALERTS];
+	unsigned lost = 99;
+	char broker[20];
+
+	ck_assert_uint_eq(mailbox_take_alerts(m, alerts, MAILBOX_ALERTS, &lost), 0);
+	ck_assert_uint_eq(lost, 0);
+	mailbox_post_alert(m, ALERT_AUTH, "a", "first");
+	expect_woken(true, false);
+	mailbox_post_alert(m, ALERT_AUTH, "b", "another");
+	mailbox_post_alert(m, ALERT_HELD, "a", "of another kind");
+	mailbox_post_alert(m, ALERT_AUTH, "a", "last");
+	ck_assert_uint_eq(mailbox_take_alerts(m, alerts, 2, &lost), 2);
+	ck_assert_str_eq(alerts[0].text, "last");
+	ck_assert_uint_eq(alerts[0].count, 2);
+	ck_assert_str_eq(alerts[1].broker, "b");
+	ck_assert_uint_eq(alerts[1].count, 1);
+	ck_assert_uint_eq(mailbox_take_alerts(m, alerts, MAILBOX_ALERTS, &lost), 1);
+	ck_assert_int_eq(alerts[0].kind, ALERT_HELD);
+
+	for (unsigned i = 0; i < MAILBOX_ALERTS + 3; i++) {
+		snprintf(broker, sizeof(broker), "%u", i);
+		mailbox_post_alert(m, ALERT_AUTH, broker, "x");
+	}
+	ck_assert_uint_eq(mailbox_take_alerts(m, alerts, MAILBOX_ALERTS, &lost), MAILBOX_ALERTS);
+	ck_assert_uint_eq(lost, 3);
+	mailbox_post_alert(m, ALERT_AUTH, "0", "x");
+	ck_assert_uint_eq(mailbox_take_alerts(m, alerts, MAILBOX_ALERTS, &lost), 1);
+	ck_assert_uint_eq(alerts[0].count, 1);
+	ck_assert_uint_eq(lost, 0);
+}
+END_TEST
+
+START_TEST(test_queued)
+{
+	uint64_t n = 99;
+
+	ck_assert(!mailbox_get_queued(m, &n));
+	ck_assert_uint_eq(n, 99);
+	mailbox_post_queued(m, 0);
+	expect_woken(false, false);
+	ck_assert(mailbox_get_queued(m, &n));
+	ck_assert_uint_eq(n, 0);
+}
+END_TEST
+
 Suite *check_mailbox(void)
 {
 	Suite *s = suite_create("mailbox");
@@ -546,10 +642,13 @@ Suite *check_mailbox(void)
 	tcase_add_test(t, test_removed);
 	tcase_add_test(t, test_meta);
 	tcase_add_test(t, test_meta_longest);
-	tcase_add_test(t, test_status);
+	tcase_add_test(t, test_figures);
+	tcase_add_test(t, test_figures_and_reset);
 	tcase_add_test(t, test_ping);
 	tcase_add_test(t, test_stop);
 	tcase_add_test(t, test_done);
+	tcase_add_test(t, test_alerts);
+	tcase_add_test(t, test_queued);
 	suite_add_tcase(s, t);
 
 	t = tcase_create("two threads");

@@ -617,6 +617,59 @@ START_TEST(test_progress)
 }
 END_TEST
 
+/*
+ * Each byte of each connection, once: also when one ends, and over all objects that share a
+ * counter.
+ */
+START_TEST(test_traffic)
+{
+	static const uint8_t puback[] = { 0x40, 2, 0, 1 };
+	struct mqtt_params params = _i ? v5_params : v3_params;
+	struct mqtt_traffic traffic = { 0 };
+	uint8_t buf[2000];
+	char payload[1001];
+	uint64_t out = 0, in = 0;
+	struct rig r;
+
+	memset(payload, 'x', sizeof(payload) - 1);
+	payload[sizeof(payload) - 1] = '\0';
+	params.traffic = &traffic;
+	rig_init(&r, &params);
+	for (unsigned round = 0; round < 3; round++) {
+		out += begin(&r, buf, sizeof(buf));
+		say(&r, _i ? v5_connack : v3_connack, _i ? 5 : 4);
+		in += _i ? 5 : 4;
+		wait_for(&r, &r.connected, round + 1);
+		ck_assert_uint_eq(traffic.in, in);
+		ck_assert_uint_eq(traffic.out, out);
+
+		/* What is sent counts at once, or with what comes next. */
+		ck_assert_int_gt(publish(&r, payload, 0, false, NULL, &no_text), 0);
+		out += read_packet(&r, buf, sizeof(buf));
+		mqtt_count_traffic(r.m);
+		ck_assert_uint_eq(traffic.out, out);
+		if (round == 0) {
+			ck_assert_int_gt(publish(&r, payload, 1, false, NULL, &no_text), 0);
+			out += read_packet(&r, buf, sizeof(buf));
+			((uint8_t *)memcpy(buf, puback, sizeof(puback)))[3] = 2;
+			say(&r, buf, sizeof(puback));
+			in += sizeof(puback);
+		}
+		/* It ends with bytes that nobody looked at before; the end is none. */
+		say(&r, "\xd0\0", 2);
+		in += 2;
+		drop(&r);
+		ck_assert_uint_eq(traffic.in, in);
+		ck_assert_uint_eq(traffic.out, out);
+	}
+	mqtt_count_traffic(r.m);
+	mqtt_count_traffic(NULL);
+	rig_done(&r);
+	ck_assert_uint_eq(traffic.in, in);
+	ck_assert_uint_eq(traffic.out, out);
+}
+END_TEST
+
 START_TEST(test_refused_port)
 {
 	struct rig r;
@@ -771,6 +824,7 @@ Suite *check_mqtt(void)
 	t = tcase_create("socket");
 	tcase_set_timeout(t, TEST_SECONDS);
 	tcase_add_test(t, test_progress);
+	tcase_add_loop_test(t, test_traffic, 0, 2);
 	tcase_add_test(t, test_refused_port);
 	tcase_add_loop_test(t, test_hang_up_before_the_connack, 0, 2);
 	suite_add_tcase(s, t);

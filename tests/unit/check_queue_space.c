@@ -529,6 +529,44 @@ START_TEST(test_drop_oldest_by_messages)
 }
 END_TEST
 
+/* Bounds that change: beyond the new ones rows are refused, or go, as at the start. */
+START_TEST(test_set_bounds)
+{
+	struct queue_bounds bounds = { .max_messages = 100 };
+
+	open_bounded(0, 0, false);
+	fill(1000, 100, 1000);
+	queue_set_bounds(q, &bounds);
+	ck_assert(!queue_is_over(q)); /* nothing is dropped where lines are refused */
+	begin(true);
+	ck_assert_int_eq(append(10, 0), -ENOBUFS);
+	ck_assert_str_eq(queue_full_text(q), "queue.max_messages, 100, is reached");
+	queue_rollback(q);
+	bounds = (struct queue_bounds){ .max_bytes = 512 * KIB };
+	queue_set_bounds(q, &bounds);
+	begin(true);
+	ck_assert_int_eq(append(10, 0), -ENOBUFS);
+	queue_rollback(q);
+	bounds.drop_oldest = true;
+	queue_set_bounds(q, &bounds);
+	ck_assert(queue_is_over(q));
+	ck_assert_uint_gt(trim(0), 500);
+	ck_assert(!queue_is_over(q));
+	fill(2000, 50, 100);
+	trim(0);
+	ck_assert_uint_le(stats().bytes, 1024 * KIB);
+	bounds = (struct queue_bounds){ 0 };
+	queue_set_bounds(q, &bounds);
+	fill(3000, 500, 1000);
+	ck_assert(!queue_is_over(q));
+	bounds = (struct queue_bounds){ .max_messages = 7, .drop_oldest = true };
+	queue_set_bounds(q, &bounds);
+	trim(0);
+	ck_assert_uint_eq(stats().messages, 7);
+	expect_exact();
+}
+END_TEST
+
 START_TEST(test_drop_oldest_when_all_are_claimed)
 {
 	uint64_t ids[] = { 6, 7 };
@@ -1154,6 +1192,7 @@ Suite *check_queue_space(void)
 	tcase_add_loop_test(t, test_max_bytes, 0, ARRAY_SIZE(byte_bounds));
 	tcase_add_loop_test(t, test_row_above_max_bytes, 0, 2);
 	tcase_add_test(t, test_drop_oldest_by_messages);
+	tcase_add_test(t, test_set_bounds);
 	tcase_add_test(t, test_drop_oldest_when_all_are_claimed);
 	tcase_add_test(t, test_drop_oldest_by_bytes);
 	tcase_add_test(t, test_drop_oldest_and_a_long_log);

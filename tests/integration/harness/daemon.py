@@ -105,6 +105,7 @@ class Daemon:
         self.state = self.directory / "state"
         self.state.mkdir(exist_ok=True)
         self.socket_path = self.directory / "gw.sock"
+        self.control_path = self.directory / "control.sock"
         self.queue_path = self.state / "queue.db"
         self.config_path = self.directory / "mqttgw.conf"
         self.process = Process("mqtt-gatewayd", self.directory / "gw.log")
@@ -119,6 +120,7 @@ class Daemon:
                 "mode": "0600",
                 "group": "",
             },
+            "control": {"path": str(self.control_path)},
             "queue": {"path": str(self.queue_path), "sync": "full"},
             "brokers": [entry],
             "mqtt": {"version": "5", "client_id": "gw-%i"},
@@ -282,6 +284,11 @@ class Daemon:
         """Whether the build carries a sanitizer (memory means nothing)."""
         data = Path(self.binary).read_bytes()
         return b"__asan_init" in data or b"__tsan_init" in data
+
+    @property
+    def has_http(self) -> bool:
+        """Whether the build can serve metrics."""
+        return b"libmicrohttpd.so" in Path(self.binary).read_bytes()
 
     def memory(self, field: str = "VmRSS") -> int:
         """Bytes of a field of /proc/PID/status."""

@@ -59,7 +59,25 @@ def pytest_configure(config: Any) -> None:
     )
 
 
+def spread(items: List[Any]) -> None:
+    """Long tests evenly among the others, none at the end.
+
+    pytest-xdist hands out neighbours to one process: with their long ones
+    together it would be busy with them when all others are done.
+    """
+    long = [each for each in items if each.get_closest_marker("long")]
+    rest = [each for each in items if not each.get_closest_marker("long")]
+    if not long:
+        return
+    every = max(1, len(rest) * 4 // 5 // len(long))
+    items[:] = []
+    while long or rest:
+        items += long[:1] + rest[:every]
+        del long[:1], rest[:every]
+
+
 def pytest_collection_modifyitems(items: List[Any]) -> None:
+    spread(items)
     for item in items:
         if getattr(item, "mqttgw_timed", False):
             continue
