@@ -301,10 +301,12 @@ static void teardown(struct gateway *g, bool orderly)
 	/* It may be reading the queue. */
 	gateway_close_control(g);
 	g->store = store_free(g->store, orderly);
-	gateway_stop_step(g, "what the uplink wanted written is committed, the queue is closed");
+	gateway_stop_step(g,
+		"control is closed, what the uplink wanted written is committed, "
+		"the queue is closed");
 	gateway_close_httpd(g);
 	listener_close(&g->listener);
-	gateway_stop_step(g, "metrics, control and the local socket are closed");
+	gateway_stop_step(g, "metrics and the local socket are closed");
 	for (size_t i = 0; i < ARRAY_SIZE(g->signals); i++)
 		g->signals[i] = sd_event_source_disable_unref(g->signals[i]);
 	g->mail = sd_event_source_disable_unref(g->mail);

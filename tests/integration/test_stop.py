@@ -26,9 +26,9 @@ STEPS = [
     rf"{re.escape(LOOPBACK)}:\d+: leaving: DISCONNECT, with 0 messages in "
     r"flight",
     r"stop: the uplink has ended: ",
-    r"stop: what the uplink wanted written is committed, the queue is "
+    r"stop: control is closed, what the uplink wanted written is committed, the queue is "
     r"closed: ",
-    r"stop: metrics, control and the local socket are closed: ",
+    r"stop: metrics and the local socket are closed: ",
     r"stopped$",
 ]
 
