@@ -77,7 +77,8 @@ def spread(items: List[Any]) -> None:
 
 
 def pytest_collection_modifyitems(items: List[Any]) -> None:
-    spread(items)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        spread(items)
     for item in items:
         if getattr(item, "mqttgw_timed", False):
             continue
