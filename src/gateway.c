@@ -112,7 +112,6 @@ static int on_mail(sd_event_source *s, int fd, uint32_t events, void *userdata)
 static int on_store_opened(void *userdata)
 {
 	struct gateway *g = userdata;
-
 	int r;
 
 	r = uplink_new(&g->uplink, g->config, g->mailbox);

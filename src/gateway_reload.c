@@ -164,8 +164,6 @@ static int load(const char *path, struct config **ret)
 	return r;
 }
 
-/* --- what can fail --------------------------------------------------------------------------- */
-
 /* --- the uplink ------------------------------------------------------------------------------ */
 
 void gateway_free_uplink(struct gateway *g)
