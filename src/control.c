@@ -23,6 +23,7 @@
 
 #include "control_internal.h"
 #include "log.h"
+#include "timer.h"
 
 #define TURN_ACCEPT 16
 #define RESUME_USEC (1 * USEC_PER_SEC)
@@ -71,7 +72,7 @@ static bool is_work_left(const struct control *c)
 static void schedule(struct control *c)
 {
 	if (!is_work_left(c)) {
-		sd_event_source_set_enabled(c->work, SD_EVENT_OFF);
+		timer_off(c->work);
 		return;
 	}
 	sd_event_source_set_time(c->work, c->work_usec);
@@ -150,8 +151,7 @@ static void pause_listening(struct control *c, int error)
 {
 	log_warning("control socket: cannot accept a client: %s", strerrordesc_np(error));
 	sd_event_source_set_enabled(c->listen, SD_EVENT_OFF);
-	sd_event_source_set_time_relative(c->resume, RESUME_USEC);
-	sd_event_source_set_enabled(c->resume, SD_EVENT_ONESHOT);
+	timer_set(c->resume, RESUME_USEC);
 }
 
 static int on_listen(sd_event_source *s, int fd, uint32_t events, void *userdata)
@@ -224,14 +224,9 @@ static int setup(struct control *c, int listen_fd)
 {
 	int r;
 
-	r = sd_event_add_time(c->event, &c->resume, CLOCK_MONOTONIC, UINT64_MAX, 0, on_resume, c);
+	r = timer_new(&c->resume, c->event, CLOCK_MONOTONIC, 0, on_resume, c);
 	if (r >= 0)
-		r = sd_event_source_set_enabled(c->resume, SD_EVENT_OFF);
-	if (r >= 0)
-		r = sd_event_add_time(
-			c->event, &c->work, CLOCK_MONOTONIC, UINT64_MAX, 1, on_work, c);
-	if (r >= 0)
-		r = sd_event_source_set_enabled(c->work, SD_EVENT_OFF);
+		r = timer_new(&c->work, c->event, CLOCK_MONOTONIC, 1, on_work, c);
 	return r < 0 ? r : sd_event_add_io(c->event, &c->listen, listen_fd, EPOLLIN, on_listen, c);
 }
 

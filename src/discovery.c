@@ -17,6 +17,7 @@
 #include "discovery_watch.h"
 #include "log.h"
 #include "resolver.h"
+#include "timer.h"
 
 /* No name server and no file is looked at more often than this, whatever TTL says. */
 #define LOOK_MIN_USEC	    (5 * USEC_PER_SEC)
@@ -409,11 +410,7 @@ static int make_parts(struct discovery *d, sd_event *event)
 		.name = by_srv(d) ? config->discovery.srv : config->discovery.file,
 		.targets_only = by_srv(d),
 	};
-	r = sd_event_add_time(
-		event, &d->timer, CLOCK_MONOTONIC, 0, TIMER_ACCURACY_USEC, on_timer, d);
-	if (r < 0)
-		return r;
-	r = sd_event_source_set_enabled(d->timer, SD_EVENT_OFF);
+	r = timer_new(&d->timer, event, CLOCK_MONOTONIC, TIMER_ACCURACY_USEC, on_timer, d);
 	if (r < 0)
 		return r;
 	if (by_srv(d))

@@ -4,6 +4,7 @@
  * the file holds.
  */
 #include "discovery_watch.h"
+#include "timer.h"
 
 #include <errno.h>
 #include <libgen.h>
@@ -115,11 +116,7 @@ static int open_parts(struct discovery_watch *w, const char *path)
 	r = sd_event_add_io(w->event, &w->io, w->fd, EPOLLIN, on_readable, w);
 	if (r < 0)
 		return r;
-	r = sd_event_add_time(
-		w->event, &w->timer, CLOCK_MONOTONIC, 0, ACCURACY_USEC, on_settled, w);
-	if (r < 0)
-		return r;
-	return sd_event_source_set_enabled(w->timer, SD_EVENT_OFF);
+	return timer_new(&w->timer, w->event, CLOCK_MONOTONIC, ACCURACY_USEC, on_settled, w);
 }
 
 int discovery_watch_new(struct discovery_watch **ret, sd_event *event, const char *path,

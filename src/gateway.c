@@ -16,8 +16,9 @@
 #include "event.h"
 #include "gateway_internal.h"
 #include "log.h"
+#include "timer.h"
 
-#define STATUS_ACCURACY (100 * USEC_PER_MSEC)
+#define ACCURACY_USEC (100 * USEC_PER_MSEC)
 
 /* --- between ingest and the store ------------------------------------------------------------- */
 
@@ -53,8 +54,8 @@ static int on_watchdog(sd_event_source *s, uint64_t usec, void *userdata)
 		sd_notify(0, "WATCHDOG=1");
 		mailbox_post_ping(g->mailbox);
 	}
-	sd_event_source_set_time_relative(s, g->watchdog_usec / 4);
-	return sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
+	timer_set(s, g->watchdog_usec / 4);
+	return 0;
 }
 
 static int on_signal(sd_event_source *s, const struct signalfd_siginfo *si, void *userdata)
@@ -179,22 +180,18 @@ static int setup_timers(struct gateway *g)
 	const struct {
 		sd_event_source **source;
 		sd_event_time_handler_t handler;
-		uint64_t accuracy;
 	} timers[] = {
-		{ &g->status_timer, gateway_on_status_timer, STATUS_ACCURACY },
-		{ &g->stop_timer, gateway_on_stop_timer, STATUS_ACCURACY },
-		{ &g->leave_timer, gateway_on_leave_timer, STATUS_ACCURACY },
-		{ &g->watchdog, on_watchdog, STATUS_ACCURACY },
+		{ &g->status_timer, gateway_on_status_timer },
+		{ &g->stop_timer, gateway_on_stop_timer },
+		{ &g->leave_timer, gateway_on_leave_timer },
+		{ &g->watchdog, on_watchdog },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(timers); i++) {
 		int r;
 
-		r = sd_event_add_time(g->event, timers[i].source, CLOCK_MONOTONIC, UINT64_MAX,
-			timers[i].accuracy, timers[i].handler, g);
-		if (r < 0)
-			return r;
-		r = sd_event_source_set_enabled(*timers[i].source, SD_EVENT_OFF);
+		r = timer_new(timers[i].source, g->event, CLOCK_MONOTONIC, ACCURACY_USEC,
+			timers[i].handler, g);
 		if (r < 0)
 			return r;
 	}
@@ -263,8 +260,7 @@ static void start_watchdog(struct gateway *g)
 		g->watchdog_usec = 0;
 		return;
 	}
-	sd_event_source_set_time_relative(g->watchdog, 0);
-	sd_event_source_set_enabled(g->watchdog, SD_EVENT_ONESHOT);
+	timer_set(g->watchdog, 0);
 }
 
 static int setup(struct gateway *g)

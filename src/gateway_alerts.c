@@ -11,6 +11,7 @@
 
 #include "event.h"
 #include "gateway_internal.h"
+#include "timer.h"
 
 #define TIMER_ACCURACY (1 * USEC_PER_SEC)
 
@@ -26,7 +27,7 @@ static void arm(struct gateway *g)
 	uint64_t due = alerts_due(g->alerts);
 
 	if (due == UINT64_MAX) {
-		sd_event_source_set_enabled(g->alerts_timer, SD_EVENT_OFF);
+		timer_off(g->alerts_timer);
 		return;
 	}
 	sd_event_source_set_time(g->alerts_timer, due);
@@ -85,11 +86,7 @@ int gateway_open_alerts(struct gateway *g)
 	r = alerts_new(&g->alerts);
 	if (r < 0)
 		return r;
-	r = sd_event_add_time(
-		g->event, &g->alerts_timer, CLOCK_BOOTTIME, UINT64_MAX, TIMER_ACCURACY, on_due, g);
-	if (r < 0)
-		return r;
-	return sd_event_source_set_enabled(g->alerts_timer, SD_EVENT_OFF);
+	return timer_new(&g->alerts_timer, g->event, CLOCK_BOOTTIME, TIMER_ACCURACY, on_due, g);
 }
 
 void gateway_close_alerts(struct gateway *g)

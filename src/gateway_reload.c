@@ -17,6 +17,7 @@
 #include "event.h"
 #include "gateway_internal.h"
 #include "log.h"
+#include "timer.h"
 
 /* An uplink that has not left by then is hurried: it finishes what is in flight within 5 s, and
  * waits for the disk to take its last note. */
@@ -181,8 +182,7 @@ static void change_uplink(struct gateway *g)
 		return;
 	g->changing = true;
 	mailbox_post_stop(g->mailbox, false);
-	sd_event_source_set_time_relative(g->leave_timer, LEAVE_USEC);
-	sd_event_source_set_enabled(g->leave_timer, SD_EVENT_ONESHOT);
+	timer_set(g->leave_timer, LEAVE_USEC);
 }
 
 int gateway_on_leave_timer(sd_event_source *s, uint64_t usec, void *userdata)
@@ -201,7 +201,7 @@ int gateway_on_leave_timer(sd_event_source *s, uint64_t usec, void *userdata)
 void gateway_uplink_changes(struct gateway *g)
 {
 	g->changing = false;
-	sd_event_source_set_enabled(g->leave_timer, SD_EVENT_OFF);
+	timer_off(g->leave_timer);
 	gateway_free_uplink(g);
 	if (g->phase == PHASE_RUNNING)
 		store_next_uplink(g->store);

@@ -5,6 +5,7 @@
 #include <systemd/sd-daemon.h>
 
 #include "gateway_internal.h"
+#include "timer.h"
 
 #define STATUS_USEC (1 * USEC_PER_SEC)
 
@@ -41,10 +42,7 @@ static bool store_has_changed(const struct gateway *g)
 /* At once when nothing was told lately, else a little later: one line a second is enough. */
 void gateway_schedule_status(struct gateway *g)
 {
-	int enabled = SD_EVENT_OFF;
-
-	(void)sd_event_source_get_enabled(g->status_timer, &enabled);
-	if (enabled != SD_EVENT_OFF) {
+	if (timer_is_set(g->status_timer)) {
 		g->status_told = false;
 		return;
 	}
@@ -52,8 +50,7 @@ void gateway_schedule_status(struct gateway *g)
 		return;
 	tell_status(g);
 	g->status_told = true;
-	sd_event_source_set_time_relative(g->status_timer, STATUS_USEC);
-	sd_event_source_set_enabled(g->status_timer, SD_EVENT_ONESHOT);
+	timer_set(g->status_timer, STATUS_USEC);
 }
 
 int gateway_on_status_timer(sd_event_source *s, uint64_t usec, void *userdata)

@@ -17,6 +17,7 @@
 #include "event.h"
 #include "gateway_internal.h"
 #include "log.h"
+#include "timer.h"
 
 /* Bounds: replies still to be written, then the uplink, then the rest. */
 #define STOP_REPLIES_USEC (1 * USEC_PER_SEC)
@@ -24,8 +25,7 @@
 
 static void arm_stop(struct gateway *g, uint64_t usec)
 {
-	sd_event_source_set_time_relative(g->stop_timer, usec);
-	sd_event_source_set_enabled(g->stop_timer, SD_EVENT_ONESHOT);
+	timer_set(g->stop_timer, usec);
 }
 
 void gateway_stop_step(struct gateway *g, const char *what)

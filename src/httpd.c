@@ -27,6 +27,7 @@
 #include <sys/socket.h>
 
 #include "httpd_listen.h"
+#include "timer.h"
 
 #define CONNECTIONS_MAX	  16
 #define CONNECTION_MEMORY ((size_t)8192)
@@ -407,9 +408,8 @@ static int start_listening(struct httpd *h)
 		r = sd_event_add_io(h->event, &h->listening, h->fd, EPOLLIN, on_listening, h);
 	/* To the microsecond: what is due at once must not wait for company. */
 	if (r >= 0)
-		r = sd_event_add_time(
-			h->event, &h->timer, CLOCK_MONOTONIC, UINT64_MAX, 1, on_timer, h);
-	return r < 0 ? r : sd_event_source_set_enabled(h->timer, SD_EVENT_OFF);
+		r = timer_new(&h->timer, h->event, CLOCK_MONOTONIC, 1, on_timer, h);
+	return r;
 }
 
 static const char *what_to_do(int error)
@@ -466,16 +466,10 @@ static int on_retry(sd_event_source *s, uint64_t usec, void *userdata)
 
 static int setup(struct httpd *h, const char *listen)
 {
-	int r;
-
 	h->address = strdup(listen);
 	if (!h->address)
 		return -ENOMEM;
-	r = sd_event_add_time(
-		h->event, &h->retry, CLOCK_MONOTONIC, UINT64_MAX, 100 * USEC_PER_MSEC, on_retry, h);
-	if (r >= 0)
-		r = sd_event_source_set_enabled(h->retry, SD_EVENT_OFF);
-	return r;
+	return timer_new(&h->retry, h->event, CLOCK_MONOTONIC, 100 * USEC_PER_MSEC, on_retry, h);
 }
 
 int httpd_new(struct httpd **ret, sd_event *event, const char *listen,

@@ -24,6 +24,7 @@
 #include "frame_json.h"
 #include "ingest_client.h"
 #include "log.h"
+#include "timer.h"
 
 /* Bounds of one turn. */
 #define TURN_LINES  1000
@@ -361,7 +362,7 @@ static void look_after_touched(struct ingest *i)
 
 static void commit_turn(struct ingest *i)
 {
-	sd_event_source_set_enabled(i->delay, SD_EVENT_OFF);
+	timer_off(i->delay);
 	if (i->appended > 0 || i->failed < 0) {
 		int r = i->callbacks.commit(i->userdata);
 
@@ -383,13 +384,8 @@ static bool may_wait(const struct ingest *i)
 /* The delay counts from the first line on. */
 static void wait_for_more(struct ingest *i)
 {
-	int enabled = SD_EVENT_OFF;
-
-	(void)sd_event_source_get_enabled(i->delay, &enabled);
-	if (enabled != SD_EVENT_OFF)
-		return;
-	sd_event_source_set_time_relative(i->delay, i->params.commit_delay_usec);
-	sd_event_source_set_enabled(i->delay, SD_EVENT_ONESHOT);
+	if (!timer_is_set(i->delay))
+		timer_set(i->delay, i->params.commit_delay_usec);
 }
 
 static void finish_turn(struct ingest *i)
@@ -547,8 +543,7 @@ static void pause_listening(struct ingest *i, int error)
 		strerrordesc_np(error));
 	tell_refusal(&i->pauses, error, line);
 	sd_event_source_set_enabled(i->listen, SD_EVENT_OFF);
-	sd_event_source_set_time_relative(i->resume, ACCEPT_PAUSE_USEC);
-	sd_event_source_set_enabled(i->resume, SD_EVENT_ONESHOT);
+	timer_set(i->resume, ACCEPT_PAUSE_USEC);
 }
 
 static int on_resume(sd_event_source *s, uint64_t usec, void *userdata)
@@ -595,15 +590,12 @@ static int setup(struct ingest *i)
 	r = sd_event_add_io(i->event, &i->listen, i->listen_fd, EPOLLIN, on_listen, i);
 	if (r < 0)
 		return r;
-	r = sd_event_add_time(i->event, &i->resume, CLOCK_MONOTONIC, UINT64_MAX, 0, on_resume, i);
+	r = timer_new(&i->resume, i->event, CLOCK_MONOTONIC, 0, on_resume, i);
 	if (r < 0)
 		return r;
-	sd_event_source_set_enabled(i->resume, SD_EVENT_OFF);
-	r = sd_event_add_time(
-		i->event, &i->delay, CLOCK_MONOTONIC, UINT64_MAX, DELAY_ACCURACY_USEC, on_delay, i);
+	r = timer_new(&i->delay, i->event, CLOCK_MONOTONIC, DELAY_ACCURACY_USEC, on_delay, i);
 	if (r < 0)
 		return r;
-	sd_event_source_set_enabled(i->delay, SD_EVENT_OFF);
 	r = sd_event_add_io(i->event, &i->io, i->epoll_fd, EPOLLIN, on_io, i);
 	if (r < 0)
 		return r;
@@ -688,7 +680,7 @@ static void answer_what_was_read(struct ingest *i)
 void ingest_stop(struct ingest *i)
 {
 	sd_event_source_set_enabled(i->listen, SD_EVENT_OFF);
-	sd_event_source_set_enabled(i->resume, SD_EVENT_OFF);
+	timer_off(i->resume);
 	i->hurry = true;
 	answer_what_was_read(i);
 	ingest_commit(i);

@@ -23,6 +23,7 @@
 
 #include "log.h"
 #include "mqtt_internal.h"
+#include "timer.h"
 
 #define SESSION_EXPIRY_NEVER 0xffffffffU
 #define TICK_ACCURACY_USEC   (250 * USEC_PER_MSEC)
@@ -150,7 +151,7 @@ static void on_log(struct mosquitto *mosq, void *userdata, int level, const char
 static void forget_connection(struct mqtt *m)
 {
 	m->io = sd_event_source_disable_unref(m->io);
-	sd_event_source_set_enabled(m->tick, SD_EVENT_OFF);
+	timer_off(m->tick);
 	sd_event_source_set_enabled(m->outcome, SD_EVENT_OFF);
 	m->fd = -1;
 	m->counted = (struct mqtt_traffic){ 0 };
@@ -393,11 +394,9 @@ static int setup_sources(struct mqtt *m)
 {
 	int r;
 
-	r = sd_event_add_time(
-		m->event, &m->tick, CLOCK_MONOTONIC, UINT64_MAX, TICK_ACCURACY_USEC, on_tick, m);
+	r = timer_new(&m->tick, m->event, CLOCK_MONOTONIC, TICK_ACCURACY_USEC, on_tick, m);
 	if (r < 0)
 		return r;
-	sd_event_source_set_enabled(m->tick, SD_EVENT_OFF);
 	r = sd_event_add_defer(m->event, &m->outcome, on_outcome, m);
 	if (r < 0)
 		return r;

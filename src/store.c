@@ -21,6 +21,7 @@
 
 #include "log.h"
 #include "store_internal.h"
+#include "timer.h"
 
 #define RETRY_LEAST_USEC (500 * USEC_PER_MSEC)
 #define RETRY_MOST_USEC	 (10 * USEC_PER_SEC)
@@ -43,8 +44,7 @@ void store_arm_retry(struct store *s)
 {
 	s->retry_usec =
 		s->retry_usec == 0 ? RETRY_LEAST_USEC : u64_min(s->retry_usec * 2, RETRY_MOST_USEC);
-	sd_event_source_set_time_relative(s->retry, s->retry_usec);
-	sd_event_source_set_enabled(s->retry, SD_EVENT_ONESHOT);
+	timer_set(s->retry, s->retry_usec);
 }
 
 bool store_is_full(int error)
@@ -91,7 +91,7 @@ static void park(struct store *s)
 		return;
 	s->parking = true;
 	s->error = -EUCLEAN;
-	sd_event_source_set_enabled(s->retry, SD_EVENT_OFF);
+	timer_off(s->retry);
 	log_event(EVENT_DATABASE_DAMAGED, &(struct event_fields){ .path = s->config->queue.path },
 		"%s: the database is malformed; it is set aside, and what can be read of it is "
 		"carried over",
@@ -143,7 +143,7 @@ void store_works(struct store *s)
 		return;
 	s->error = 0;
 	s->retry_usec = 0;
-	sd_event_source_set_enabled(s->retry, SD_EVENT_OFF);
+	timer_off(s->retry);
 	tell_works(s);
 	s->callbacks.changed(s->userdata);
 	store_arm_chores(s);
@@ -203,7 +203,7 @@ static void uplink_work_done(struct store *s)
 		s->meta_wanted = false;
 		mailbox_post_noted(s->mailbox);
 	}
-	sd_event_source_set_enabled(s->removal, SD_EVENT_OFF);
+	timer_off(s->removal);
 }
 
 /* In one transaction. */
@@ -339,16 +339,11 @@ static bool may_wait(struct store *s)
 {
 	uint64_t delay = s->config->queue.commit_delay_usec;
 	size_t most = delay > 0 ? REMOVALS_WAITING : REMOVALS_FEW;
-	int enabled = SD_EVENT_OFF;
 
 	if (s->error < 0 || s->meta_wanted || s->n_condemned > 0 || s->n_removals > most)
 		return false;
-	(void)sd_event_source_get_enabled(s->removal, &enabled);
-	if (enabled == SD_EVENT_OFF) {
-		sd_event_source_set_time_relative(
-			s->removal, delay > REMOVAL_PATIENCE_USEC ? delay : REMOVAL_PATIENCE_USEC);
-		sd_event_source_set_enabled(s->removal, SD_EVENT_ONESHOT);
-	}
+	if (!timer_is_set(s->removal))
+		timer_set(s->removal, u64_max(delay, REMOVAL_PATIENCE_USEC));
 	return true;
 }
 
@@ -554,10 +549,8 @@ static int setup(struct store *s)
 	for (size_t i = 0; i < ARRAY_SIZE(timers); i++) {
 		int r;
 
-		r = sd_event_add_time(s->event, timers[i].source, CLOCK_MONOTONIC, UINT64_MAX,
-			RETRY_ACCURACY, timers[i].handler, s);
-		if (r >= 0)
-			r = sd_event_source_set_enabled(*timers[i].source, SD_EVENT_OFF);
+		r = timer_new(timers[i].source, s->event, CLOCK_MONOTONIC, RETRY_ACCURACY,
+			timers[i].handler, s);
 		if (r < 0)
 			return r;
 	}

@@ -5,6 +5,7 @@
  */
 #include "log.h"
 #include "store_internal.h"
+#include "timer.h"
 
 #define LOOK_USEC (1 * USEC_PER_SEC) /* between looks at the clock, while lines come */
 /* Messages are waiting, and the clock was not set yet. */
@@ -158,11 +159,10 @@ void store_arm_age(struct store *s)
 	else if (s->clock.trusted)
 		wait = until_expiry(s);
 	if (wait == UINT64_MAX) {
-		sd_event_source_set_enabled(s->age, SD_EVENT_OFF);
+		timer_off(s->age);
 		return;
 	}
 	if (wait < EXPIRY_LEAST_USEC)
 		wait = EXPIRY_LEAST_USEC;
-	sd_event_source_set_time_relative(s->age, wait);
-	sd_event_source_set_enabled(s->age, SD_EVENT_ONESHOT);
+	timer_set(s->age, wait);
 }

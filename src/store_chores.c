@@ -9,6 +9,7 @@
 #include <errno.h>
 
 #include "store_internal.h"
+#include "timer.h"
 
 #define CHORES_SOON_USEC (1 * USEC_PER_MSEC) /* while there is more to do */
 #define CHORES_WAIT_USEC (20 * USEC_PER_MSEC) /* after something happened */
@@ -92,8 +93,7 @@ static void tell(struct store *s)
 	wait = u64_min(wait_of(s, &s->refused, now),
 		u64_min(wait_of(s, &s->overflown, now), wait_of(s, &s->expired, now)));
 	if (wait != UINT64_MAX) {
-		sd_event_source_set_time_relative(s->tell, wait);
-		sd_event_source_set_enabled(s->tell, SD_EVENT_ONESHOT);
+		timer_set(s->tell, wait);
 	}
 }
 
@@ -146,16 +146,12 @@ static int trim(struct store *s)
 
 static void arm(struct store *s, uint64_t usec)
 {
-	sd_event_source_set_time_relative(s->chores, usec);
-	sd_event_source_set_enabled(s->chores, SD_EVENT_ONESHOT);
+	timer_set(s->chores, usec);
 }
 
 void store_arm_chores(struct store *s)
 {
-	int enabled = SD_EVENT_OFF;
-
-	(void)sd_event_source_get_enabled(s->chores, &enabled);
-	if (enabled == SD_EVENT_OFF)
+	if (!timer_is_set(s->chores))
 		arm(s, CHORES_WAIT_USEC);
 }
 
@@ -241,10 +237,8 @@ int store_setup_chores(struct store *s)
 	for (size_t i = 0; i < ARRAY_SIZE(timers); i++) {
 		int r;
 
-		r = sd_event_add_time(s->event, timers[i].source, timers[i].clock, UINT64_MAX,
-			USEC_PER_MSEC, timers[i].handler, s);
-		if (r >= 0)
-			r = sd_event_source_set_enabled(*timers[i].source, SD_EVENT_OFF);
+		r = timer_new(timers[i].source, s->event, timers[i].clock, USEC_PER_MSEC,
+			timers[i].handler, s);
 		if (r < 0)
 			return r;
 	}

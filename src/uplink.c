@@ -9,9 +9,9 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/epoll.h>
-#include <sys/random.h>
 
 #include "log.h"
+#include "timer.h"
 #include "uplink_internal.h"
 
 #define TIMER_ACCURACY_USEC (10 * USEC_PER_MSEC)
@@ -138,28 +138,6 @@ static void on_network(void *userdata, enum netwatch_event event, const char *te
 
 /* --- the thread ------------------------------------------------------------------------------ */
 
-/* Uniform in [0, 1), for jitter: gateways of one image must not draw the same waits. */
-static double draw(void *userdata)
-{
-	uint64_t bits = 0;
-
-	(void)userdata;
-	if (getrandom(&bits, sizeof(bits), 0) != (ssize_t)sizeof(bits))
-		bits = now_usec() * UINT64_C(0x9e3779b97f4a7c15);
-	return (double)(bits >> 11) * 0x1.0p-53;
-}
-
-static int add_timer(
-	struct uplink *u, sd_event_source **ret, clockid_t clock, sd_event_time_handler_t handler)
-{
-	int r;
-
-	r = sd_event_add_time(u->event, ret, clock, UINT64_MAX, TIMER_ACCURACY_USEC, handler, u);
-	if (r < 0)
-		return r;
-	return sd_event_source_set_enabled(*ret, SD_EVENT_OFF);
-}
-
 static int add_timers(struct uplink *u)
 {
 	const struct {
@@ -177,7 +155,8 @@ static int add_timers(struct uplink *u)
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(timers); i++) {
-		int r = add_timer(u, timers[i].source, timers[i].clock, timers[i].handler);
+		int r = timer_new(timers[i].source, u->event, timers[i].clock, TIMER_ACCURACY_USEC,
+			timers[i].handler, u);
 
 		if (r < 0)
 			return r;
@@ -254,7 +233,7 @@ static int setup_steps(struct uplink *u)
 	};
 	int r;
 
-	supervisor_init(&u->supervisor, &params, draw, NULL);
+	supervisor_init(&u->supervisor, &params, timer_random, NULL);
 	r = netwatch_new(&u->netwatch, u->event, on_network, u);
 	if (r < 0)
 		log_info("network changes are not watched: %s", strerrordesc_np(-r));

@@ -11,21 +11,21 @@ set -euo pipefail
 # line: a room, and the rooms it may include.
 rooms='
 ctl:          queue_check config base64 utf8 log util
-report:       config backoff buffer url log util
+report:       config backoff buffer url log timer util
 main:         gateway config log util
-gateway:      control httpd metrics alerts event flap figures ingest listener store uplink mailbox selection config log message util
-control:      queue_reader metrics figures supervisor brokers failure alerts selection topic base64 utf8 buffer message log util
-httpd:        buffer log util
+gateway:      control httpd metrics alerts event flap figures ingest listener store uplink mailbox selection config log message timer util
+control:      queue_reader metrics figures supervisor brokers failure alerts selection topic base64 utf8 buffer message log timer util
+httpd:        buffer log timer util
 metrics:      figures supervisor brokers failure buffer utf8 util
-uplink:       event flap link drain supervisor stall mqtt discovery netwatch mailbox clock queue_reader failure config log message util
+uplink:       event flap link drain supervisor stall mqtt discovery netwatch mailbox clock queue_reader failure config log message timer util
 link:         event mqtt resolver failure config log message util
-discovery:    resolver config log util
+discovery:    resolver config log timer util
 netwatch:     log util
-store:        event flap alerts queue mailbox selection acceptance figures clock config log message util
-ingest:       event flap frame_json figures buffer log message util
+store:        event flap alerts queue mailbox selection acceptance figures clock config log message timer util
+ingest:       event flap frame_json figures buffer log message timer util
 listener:     log util
 drain:        mailbox queue_reader window trial failure log message util
-mqtt:         failure log message util
+mqtt:         failure log message timer util
 queue_check:  queue queue_sql log util
 queue:        event queue_sql queue_vfs selection clock log message util
 queue_reader: queue_sql queue_vfs log message util
@@ -50,6 +50,7 @@ stall:        util
 failure:      util
 backoff:      util
 base64:       util
+timer:        util
 topic:        utf8 util
 url:          util
 utf8:         util
@@ -80,7 +81,7 @@ linux/rtnetlink.h:    netwatch
 sys/inotify.h:        discovery
 systemd/sd-journal.h: log
 systemd/sd-daemon.h:  gateway listener report
-systemd/sd-event.h:   gateway store ingest control httpd report uplink link mqtt resolver discovery netwatch
+systemd/sd-event.h:   timer gateway store ingest control httpd report uplink link mqtt resolver discovery netwatch
 '
 
 # Files that are made by the build, and the rooms that may include them.

@@ -13,6 +13,7 @@
 #include <sys/un.h>
 
 #include "buffer.h"
+#include "report.h"
 #include "timer.h"
 
 #define MAX_LINE (4 * 1024 * 1024)
@@ -193,7 +194,7 @@ int ask_new(struct ask **ret, sd_event *event, const char *path, json_t *request
 	if (r >= 0)
 		r = sd_event_add_io(event, &a->io, a->fd, EPOLLIN | EPOLLOUT, on_io, a);
 	if (r >= 0)
-		r = timer_new(&a->timer, event, on_timer, a);
+		r = timer_new(&a->timer, event, CLOCK_BOOTTIME, REPORT_ACCURACY_USEC, on_timer, a);
 	if (r < 0) {
 		ask_free(a);
 		return r;

@@ -13,6 +13,7 @@
 #include <sys/epoll.h>
 
 #include "config-build.h"
+#include "report.h"
 #include "timer.h"
 
 #define CONNECT_TIMEOUT_MSEC 10000L
@@ -254,7 +255,9 @@ int http_new(struct http **ret, sd_event *event)
 	}
 	h->event = sd_event_ref(event);
 	h->multi = curl_multi_init();
-	r = h->multi ? timer_new(&h->timer, event, on_timer, h) : -ENOMEM;
+	r = h->multi
+		? timer_new(&h->timer, event, CLOCK_BOOTTIME, REPORT_ACCURACY_USEC, on_timer, h)
+		: -ENOMEM;
 	if (r < 0) {
 		http_free(h);
 		return r;

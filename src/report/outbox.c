@@ -15,6 +15,7 @@
 
 #include "backoff.h"
 #include "log.h"
+#include "report.h"
 #include "state.h"
 #include "timer.h"
 #include "url.h"
@@ -297,9 +298,11 @@ int outbox_new(struct outbox **ret, sd_event *event, struct http *http,
 	o->host[sizeof(o->host) - 1] = '\0';
 	r = state_load(&o->state);
 	if (r == 0)
-		r = timer_new(&o->retry_timer, event, on_retry_timer, o);
+		r = timer_new(&o->retry_timer, event, CLOCK_BOOTTIME, REPORT_ACCURACY_USEC,
+			on_retry_timer, o);
 	if (r == 0)
-		r = timer_new(&o->save_timer, event, on_save_timer, o);
+		r = timer_new(&o->save_timer, event, CLOCK_BOOTTIME, REPORT_ACCURACY_USEC,
+			on_save_timer, o);
 	if (r < 0) {
 		outbox_free(o);
 		return r;

@@ -12,6 +12,7 @@
 #include "ask.h"
 #include "backoff.h"
 #include "log.h"
+#include "report.h"
 #include "timer.h"
 #include "url.h"
 
@@ -156,7 +157,7 @@ int push_new(struct push **ret, sd_event *event, struct http *http, const char *
 	if (r == 0)
 		r = url_pushgateway(&p->url, url, gateway);
 	if (r == 0)
-		r = timer_new(&p->timer, event, on_timer, p);
+		r = timer_new(&p->timer, event, CLOCK_BOOTTIME, REPORT_ACCURACY_USEC, on_timer, p);
 	if (r < 0) {
 		push_free(p);
 		return r;

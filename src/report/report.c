@@ -183,7 +183,8 @@ static int setup(struct report *r)
 	if (error >= 0)
 		error = sd_event_set_watchdog(r->event, true);
 	if (error >= 0)
-		error = timer_new(&r->stop_timer, r->event, on_stop_timer, r);
+		error = timer_new(&r->stop_timer, r->event, CLOCK_BOOTTIME, REPORT_ACCURACY_USEC,
+			on_stop_timer, r);
 	if (error >= 0)
 		error = http_new(&r->http, r->event);
 	if (error >= 0)

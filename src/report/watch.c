@@ -15,6 +15,7 @@
 #include "ask.h"
 #include "backoff.h"
 #include "log.h"
+#include "report.h"
 #include "timer.h"
 
 #define GONE  "daemon-gone"
@@ -324,11 +325,14 @@ static int setup(struct watch *w)
 {
 	int r;
 
-	r = timer_new(&w->retry_timer, w->event, on_retry_timer, w);
+	r = timer_new(
+		&w->retry_timer, w->event, CLOCK_BOOTTIME, REPORT_ACCURACY_USEC, on_retry_timer, w);
 	if (r == 0)
-		r = timer_new(&w->probe_timer, w->event, on_probe_timer, w);
+		r = timer_new(&w->probe_timer, w->event, CLOCK_BOOTTIME, REPORT_ACCURACY_USEC,
+			on_probe_timer, w);
 	if (r == 0)
-		r = timer_new(&w->grace_timer, w->event, on_grace_timer, w);
+		r = timer_new(&w->grace_timer, w->event, CLOCK_BOOTTIME, REPORT_ACCURACY_USEC,
+			on_grace_timer, w);
 	return r;
 }
 
