@@ -90,28 +90,6 @@ static struct watched *find(struct alerts *a, enum alert_kind kind, const char *
 	return best;
 }
 
-/* Copies as much as fits, in whole characters; what is no UTF-8 becomes '?'. Readers get it in
- * JSON. */
-static void copy_text(char *out, size_t size, const char *text)
-{
-	size_t left = strlen(text), len = 0;
-	uint32_t code;
-
-	while (left > 0) {
-		size_t n = utf8_read((const unsigned char *)text, left, &code);
-
-		if (len + u64_max(n, 1) >= size)
-			break;
-		if (n == 0)
-			out[len++] = '?';
-		else
-			len = (size_t)((char *)mempcpy(out + len, text, n) - out);
-		text += u64_max(n, 1);
-		left -= u64_max(n, 1);
-	}
-	out[len] = '\0';
-}
-
 bool alerts_raise(struct alerts *a, enum alert_kind kind, const char *broker, unsigned count,
 	const char *text, uint64_t now_usec, int64_t time_msec)
 {
@@ -119,7 +97,7 @@ bool alerts_raise(struct alerts *a, enum alert_kind kind, const char *broker, un
 
 	w->pending.count += count;
 	w->pending.time_msec = time_msec;
-	copy_text(w->pending.text, sizeof(w->pending.text), text);
+	utf8_copy(w->pending.text, sizeof(w->pending.text), text);
 	if (now_usec < w->quiet_usec)
 		return false;
 	put(a, &w->pending);

@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "utf8.h"
+
 static int append(const char *text, size_t len, void *userdata)
 {
 	return buffer_append(userdata, text, len) < 0 ? -1 : 0;
@@ -35,16 +37,10 @@ int control_put_ok(struct buffer *out)
 
 json_t *control_readable(const char *text)
 {
-	char ascii[400];
-	json_t *value = json_string(text);
+	char readable[400];
 
-	if (value)
-		return value;
-	snprintf(ascii, sizeof(ascii), "%s", text);
-	for (char *c = ascii; *c; c++)
-		if (*c & 0x80)
-			*c = '?';
-	return json_string(ascii);
+	utf8_copy(readable, sizeof(readable), text);
+	return json_string(readable);
 }
 
 int control_put_error(struct buffer *out, enum control_error error, const char *text)

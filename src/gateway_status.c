@@ -6,6 +6,7 @@
 
 #include "gateway_internal.h"
 #include "timer.h"
+#include "utf8.h"
 
 #define STATUS_USEC (1 * USEC_PER_SEC)
 
@@ -13,10 +14,13 @@ static void tell_status(struct gateway *g)
 {
 	struct figures_uplink uplink;
 	struct store_state store;
+	/* systemd takes a line of well-formed UTF-8 or none. */
+	char cause[sizeof(uplink.cause)];
 	const char *state;
 
 	mailbox_get_figures(g->mailbox, &uplink);
 	state = uplink.state_usec ? supervisor_state_to_string(uplink.state) : "starting";
+	utf8_copy(cause, sizeof(cause), uplink.cause);
 	store_get_state(g->store, &store);
 	g->status_store = store;
 	if (store.error < 0)
@@ -27,8 +31,7 @@ static void tell_status(struct gateway *g)
 			(unsigned long long)store.messages);
 	else
 		sd_notifyf(0, "STATUS=%s %s; %llu queued%s%s", state, uplink.broker,
-			(unsigned long long)store.messages, uplink.cause[0] ? "; " : "",
-			uplink.cause);
+			(unsigned long long)store.messages, cause[0] ? "; " : "", cause);
 }
 
 static bool store_has_changed(const struct gateway *g)

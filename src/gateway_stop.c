@@ -104,8 +104,11 @@ int gateway_on_stop_timer(sd_event_source *s, uint64_t usec, void *userdata)
 		stop_uplink(g);
 		return 0;
 	}
-	if (g->hurry)
+	if (g->hurry) {
+		/* Nothing is left to be done but to wait: the manager ends what does not end. */
 		log_error("stop: the uplink does not end");
+		return 0;
+	}
 	g->hurry = true;
 	mailbox_post_stop(g->mailbox, true);
 	arm_stop(g, STOP_REPLIES_USEC);
