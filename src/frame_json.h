@@ -3,8 +3,9 @@
  * The local socket's JSON Lines protocol: one line -> one message, and the replies. Pure: no I/O,
  * no clock but the one passed in.
  *
- * jansson decides whether a line is JSON; this room finds the members of the line's object, so
- * that a payload that is not a string travels as the very bytes that stood in the line.
+ * A line is read here and not by a library, so that a payload that is not a string travels as the
+ * very bytes that stood in the line, and because parsing into a tree would cost more than all the
+ * rest of accepting. jansson says what is wrong with a line that is refused.
  */
 #pragma once
 

@@ -26,6 +26,13 @@ static enum topic_fault check_character(uint32_t code)
 	return TOPIC_OK;
 }
 
+/* Most of what topics are made of: printable ASCII without wildcards. */
+static const bool plain[256] = {
+	[' ' ... '"'] = true,
+	['$' ... '*'] = true,
+	[',' ... '~'] = true,
+};
+
 /* Whether the wildcard at `i` is a level of its own; `#` has to be the last one. */
 static bool is_level(const char *s, size_t i, size_t len)
 {
@@ -47,6 +54,10 @@ static enum topic_fault check(const char *s, size_t len, bool is_filter)
 		return TOPIC_TOO_LONG;
 
 	for (size_t i = 0; i < len; i += n) {
+		while (i < len && plain[p[i]])
+			i++;
+		if (i == len)
+			break;
 		n = utf8_read(p + i, len - i, &code);
 		fault = n == 0 ? TOPIC_BAD_UTF8 : check_character(code);
 		if (fault == TOPIC_WILDCARD && is_filter && is_level(s, i, len))

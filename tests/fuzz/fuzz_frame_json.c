@@ -6,22 +6,12 @@
  */
 #include <jansson.h>
 #include <mosquitto.h>
-#include <stdio.h>
 
 #include "frame_json.h"
-
-#define require(condition)                                                                      \
-	do {                                                                                    \
-		if (!(condition)) {                                                             \
-			fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
-			abort();                                                                \
-		}                                                                               \
-	} while (0)
+#include "fuzz.h"
 
 #define DEFAULT_QOS 1
 #define NOW	    INT64_C(1700000000000)
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* JSON that jansson refuses: numbers that it cannot hold, and U+0000 in keys. */
 static bool is_limit_of_jansson(const json_error_t *error)
@@ -47,22 +37,22 @@ static bool is_within(const char *s, size_t len, const char *line, size_t line_l
 
 static void require_same_bytes(const void *a, size_t a_len, const void *b, size_t b_len)
 {
-	require(a_len == b_len);
-	require(a_len == 0 || memcmp(a, b, a_len) == 0);
+	REQUIRE(a_len == b_len);
+	REQUIRE(a_len == 0 || memcmp(a, b, a_len) == 0);
 }
 
 static void require_same(const struct frame *a, const struct frame *b, enum frame_error error)
 {
-	require(a->id == b->id && a->id_len == b->id_len);
-	require(!a->error_text == !b->error_text);
-	require(!a->error_text || streq(a->error_text, b->error_text));
+	REQUIRE(a->id == b->id && a->id_len == b->id_len);
+	REQUIRE(!a->error_text == !b->error_text);
+	REQUIRE(!a->error_text || streq(a->error_text, b->error_text));
 	if (error)
 		return;
 	require_same_bytes(a->message.topic, a->message.topic_len + 1, b->message.topic,
 		b->message.topic_len + 1);
 	require_same_bytes(a->message.payload, a->message.payload_len, b->message.payload,
 		b->message.payload_len);
-	require(a->message.id == b->message.id && a->message.qos == b->message.qos &&
+	REQUIRE(a->message.id == b->message.id && a->message.qos == b->message.qos &&
 		a->message.retain == b->message.retain &&
 		a->message.timestamp == b->message.timestamp &&
 		a->message.own_timestamp == b->message.own_timestamp);
@@ -75,11 +65,11 @@ static void check_verdict(enum frame_error error, const char *line, size_t len)
 	json_t *root = json_loadb(line, len, JSON_ALLOW_NUL, &json_error);
 
 	if (memchr(line, 0, len) || (root && !json_is_object(root)))
-		require(error == FRAME_BAD_JSON);
+		REQUIRE(error == FRAME_BAD_JSON);
 	else if (root)
-		require(error != FRAME_BAD_JSON);
+		REQUIRE(error != FRAME_BAD_JSON);
 	else if (!is_limit_of_jansson(&json_error))
-		require(error == FRAME_BAD_JSON);
+		REQUIRE(error == FRAME_BAD_JSON);
 	json_decref(root);
 }
 
@@ -91,10 +81,10 @@ static void check_payload(const struct message *m, const json_t *root, const cha
 		require_same_bytes(m->payload, m->payload_len, json_string_value(payload),
 			json_string_length(payload));
 	} else if (payload && !json_is_null(payload)) {
-		require(is_within(m->payload, m->payload_len, line, len));
-		require(is_json(m->payload, m->payload_len, JSON_DECODE_ANY));
+		REQUIRE(is_within(m->payload, m->payload_len, line, len));
+		REQUIRE(is_json(m->payload, m->payload_len, JSON_DECODE_ANY));
 	} else if (!json_object_get(root, "payload_base64")) {
-		require(m->payload_len == 0);
+		REQUIRE(m->payload_len == 0);
 	}
 }
 
@@ -104,13 +94,13 @@ static void check_message(const struct frame *frame, const char *line, size_t le
 	json_t *root = json_loadb(line, len, JSON_ALLOW_NUL, NULL);
 	const struct message *m = &frame->message;
 
-	require(!frame->error_text);
-	require(m->topic_len > 0 && strlen(m->topic) == m->topic_len);
-	require(mosquitto_pub_topic_check(m->topic) == MOSQ_ERR_SUCCESS);
-	require(mosquitto_validate_utf8(m->topic, (int)m->topic_len) == MOSQ_ERR_SUCCESS);
-	require(m->qos <= 2);
-	require(m->timestamp >= 0);
-	require(m->own_timestamp || m->timestamp == NOW);
+	REQUIRE(!frame->error_text);
+	REQUIRE(m->topic_len > 0 && strlen(m->topic) == m->topic_len);
+	REQUIRE(mosquitto_pub_topic_check(m->topic) == MOSQ_ERR_SUCCESS);
+	REQUIRE(mosquitto_validate_utf8(m->topic, (int)m->topic_len) == MOSQ_ERR_SUCCESS);
+	REQUIRE(m->qos <= 2);
+	REQUIRE(m->timestamp >= 0);
+	REQUIRE(m->own_timestamp || m->timestamp == NOW);
 
 	if (root) {
 		const json_t *topic = json_object_get(root, "topic");
@@ -119,11 +109,11 @@ static void check_message(const struct frame *frame, const char *line, size_t le
 
 		require_same_bytes(m->topic, m->topic_len, json_string_value(topic),
 			json_string_length(topic));
-		require(m->qos == (qos ? json_integer_value(qos) : DEFAULT_QOS));
-		require(m->retain == json_is_true(json_object_get(root, "retain")));
-		require(m->own_timestamp == (timestamp != NULL));
-		require(!timestamp || m->timestamp == json_integer_value(timestamp));
-		require(!json_object_get(root, "id") == !frame->id);
+		REQUIRE(m->qos == (qos ? json_integer_value(qos) : DEFAULT_QOS));
+		REQUIRE(m->retain == json_is_true(json_object_get(root, "retain")));
+		REQUIRE(m->own_timestamp == (timestamp != NULL));
+		REQUIRE(!timestamp || m->timestamp == json_integer_value(timestamp));
+		REQUIRE(!json_object_get(root, "id") == !frame->id);
 		check_payload(m, root, line, len);
 		json_decref(root);
 	}
@@ -131,18 +121,18 @@ static void check_message(const struct frame *frame, const char *line, size_t le
 
 static void check_error(const struct frame *frame)
 {
-	require(frame->error_text);
-	require(strlen(frame->error_text) < 200);
+	REQUIRE(frame->error_text);
+	REQUIRE(strlen(frame->error_text) < 200);
 	for (const char *c = frame->error_text; *c; c++)
-		require(*c >= ' ' && *c <= '~');
+		REQUIRE(*c >= ' ' && *c <= '~');
 }
 
 static void check_id(const struct frame *frame, const char *line, size_t len)
 {
-	require(is_within(frame->id, frame->id_len, line, len));
-	require(frame->id_len > 0);
-	require(*frame->id == '"' || *frame->id == '-' || (*frame->id >= '0' && *frame->id <= '9'));
-	require(is_json(frame->id, frame->id_len, JSON_DECODE_ANY));
+	REQUIRE(is_within(frame->id, frame->id_len, line, len));
+	REQUIRE(frame->id_len > 0);
+	REQUIRE(*frame->id == '"' || *frame->id == '-' || (*frame->id >= '0' && *frame->id <= '9'));
+	REQUIRE(is_json(frame->id, frame->id_len, JSON_DECODE_ANY));
 }
 
 static void check_reply(const struct frame *frame, enum frame_error error)
@@ -152,21 +142,21 @@ static void check_reply(const struct frame *frame, enum frame_error error)
 	json_t *reply;
 
 	if (error)
-		require(frame_json_reply_error(
+		REQUIRE(frame_json_reply_error(
 				&out, frame->id, frame->id_len, error, frame->error_text) == 0);
 	else
-		require(frame_json_reply_queued(&out, frame->id, frame->id_len, 1042) == 0);
-	require(memchr(buffer_head(&out), '\n', buffer_len(&out)) ==
+		REQUIRE(frame_json_reply_queued(&out, frame->id, frame->id_len, 1042) == 0);
+	REQUIRE(memchr(buffer_head(&out), '\n', buffer_len(&out)) ==
 		buffer_head(&out) + buffer_len(&out) - 1);
 
 	reply = json_loadb(buffer_head(&out), buffer_len(&out),
 		JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &json_error);
-	require(reply || json_error_code(&json_error) == json_error_numeric_overflow);
+	REQUIRE(reply || json_error_code(&json_error) == json_error_numeric_overflow);
 	if (reply) {
-		require(json_object_size(reply) == (error ? 4 : 3));
-		require(json_is_null(json_object_get(reply, "id")) == !frame->id);
+		REQUIRE(json_object_size(reply) == (error ? 4 : 3));
+		REQUIRE(json_is_null(json_object_get(reply, "id")) == !frame->id);
 		if (error)
-			require(streq(json_string_value(json_object_get(reply, "message")),
+			REQUIRE(streq(json_string_value(json_object_get(reply, "message")),
 				frame->error_text));
 	}
 	json_decref(reply);
@@ -179,21 +169,21 @@ static void check_line(struct frame_json *used, const char *line, size_t len)
 	struct frame a, b;
 	enum frame_error error;
 
-	require(frame_json_new(&fresh) == 0);
+	REQUIRE(frame_json_new(&fresh) == 0);
 	error = frame_json_parse(used, line, len, DEFAULT_QOS, NOW, &a);
-	require(frame_json_parse(fresh, line, len, DEFAULT_QOS, NOW, &b) == error);
+	REQUIRE(frame_json_parse(fresh, line, len, DEFAULT_QOS, NOW, &b) == error);
 	require_same(&a, &b, error);
 
-	require(error <= FRAME_BAD_FIELD);
+	REQUIRE(error <= FRAME_BAD_FIELD);
 	check_verdict(error, line, len);
 	if (error)
 		check_error(&a);
 	else
 		check_message(&a, line, len);
 	if (error == FRAME_BAD_JSON)
-		require(!a.id);
+		REQUIRE(!a.id);
 	if (frame_json_is_blank(line, len))
-		require(error == FRAME_BAD_JSON);
+		REQUIRE(error == FRAME_BAD_JSON);
 	if (a.id)
 		check_id(&a, line, len);
 	check_reply(&a, error);
@@ -205,14 +195,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	static struct frame_json *used;
 
 	if (!used)
-		require(frame_json_new(&used) == 0);
+		REQUIRE(frame_json_new(&used) == 0);
 	while (size > 0) {
 		const uint8_t *newline = memchr(data, '\n', size);
 		size_t len = newline ? (size_t)(newline - data) : size;
 		/* Of the exact size, so that sanitizers see a read past the end. */
 		char *line = malloc(len + !len);
 
-		require(line);
+		REQUIRE(line);
 		memcpy(line, data, len);
 		check_line(used, line, len);
 		free(line);

@@ -609,6 +609,55 @@ START_TEST(test_nesting)
 }
 END_TEST
 
+/* jansson counts every value, and so do we. */
+START_TEST(test_nesting_bound)
+{
+	static const char *const inner[] = { "", "1", "\"\"" };
+
+	for (size_t depth = 2044; depth < 2052; depth++) {
+		for (size_t i = 0; i < ARRAY_SIZE(inner); i++) {
+			char *half = repeat("{\"topic\":\"a\",\"payload\":", "[", depth, inner[i]);
+			char *line = repeat(half, "]", depth, "}");
+			json_t *root = json_loads(line, 0, NULL);
+			struct frame frame;
+
+			ck_assert_int_eq(parse(line, strlen(line), &frame),
+				root ? FRAME_OK : FRAME_BAD_JSON);
+			json_decref(root);
+			free(line);
+			free(half);
+		}
+	}
+}
+END_TEST
+
+/* Strings are looked at in blocks: each byte in each place of them. */
+START_TEST(test_bytes_of_strings)
+{
+	static const char head[] = "{\"topic\":\"a\",\"payload\":\"";
+	size_t at = sizeof(head) - 1, most = 75;
+	char line[sizeof(head) + 75 + 2];
+	struct frame frame;
+
+	for (size_t i = 0; i < most; i++) {
+		for (int c = 1; c < 256; c++) {
+			size_t n = i + 1 + (size_t)c % 8;
+			json_t *root;
+
+			memcpy(line, head, at);
+			memset(line + at, i % 2 ? 'x' : '!', most);
+			line[at + i] = (char)c;
+			n = size_min(n, most);
+			memcpy(line + at + n, "\"}", 2);
+			root = json_loadb(line, at + n + 2, 0, NULL);
+			ck_assert_int_eq(
+				parse(line, at + n + 2, &frame), root ? FRAME_OK : FRAME_BAD_JSON);
+			json_decref(root);
+		}
+	}
+}
+END_TEST
+
 START_TEST(test_free_takes_null)
 {
 	ck_assert_ptr_null(frame_json_free(NULL));
@@ -633,6 +682,8 @@ Suite *check_frame_json(void)
 	tcase_add_test(t, test_reply_error);
 	tcase_add_test(t, test_reply_lengths);
 	tcase_add_test(t, test_nesting);
+	tcase_add_test(t, test_nesting_bound);
+	tcase_add_test(t, test_bytes_of_strings);
 	tcase_add_test(t, test_free_takes_null);
 	suite_add_tcase(s, t);
 
