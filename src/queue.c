@@ -16,15 +16,13 @@
 #include "log.h"
 #include "queue_internal.h"
 
-#define ID_BLOCK 1000
+#define ID_BLOCK	1000
+#define BEGIN_BUSY_MSEC 50
 
 static const char *const queue_statement_sql[N_QUEUE_STATEMENTS] = {
 	[QUEUE_STATEMENT_BEGIN] = "BEGIN IMMEDIATE",
 	[QUEUE_STATEMENT_COMMIT] = "COMMIT",
 	[QUEUE_STATEMENT_ROLLBACK] = "ROLLBACK",
-	[QUEUE_STATEMENT_APPEND] =
-		"INSERT INTO queue (id, topic, payload, qos, retained, timestamp) "
-		"VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
 	[QUEUE_STATEMENT_REMOVE] = "DELETE FROM queue WHERE id BETWEEN ?1 AND ?2",
 	[QUEUE_STATEMENT_CONDEMN] = "INSERT INTO dead_letters (id, topic, payload, qos, retained, "
 				    "timestamp, reason, died_at) SELECT id, topic, payload, qos, "
@@ -100,11 +98,12 @@ int queue_prepare(struct queue *q)
 		if (r < 0)
 			return r;
 	}
-	return 0;
+	return queue_batch_open(q);
 }
 
 void queue_finalize(struct queue *q)
 {
+	queue_batch_close(q);
 	for (size_t i = 0; i < N_QUEUE_STATEMENTS; i++) {
 		sqlite3_finalize(q->statements[i]);
 		q->statements[i] = NULL;
@@ -154,6 +153,8 @@ static int close_orderly(struct queue *q)
 	int r, rc;
 
 	r = queue_begin(q, true);
+	if (r == 0)
+		r = queue_age_end(q);
 	if (r < 0)
 		return r;
 	/* Also upwards: ids of a failed transaction may lie beyond the block that is committed. */
@@ -211,17 +212,33 @@ static int set_synchronous(struct queue *q, bool full)
 	return 0;
 }
 
+/*
+ * The reader may have the lock: where SQLite reads the header of the log's index while it is
+ * written, it takes that lock to look again (walIndexReadHdr() in wal.c), and lets go at once,
+ * unless it is not given the processor. Whoever has it for longer is no reader.
+ */
+static int wait_for_reader(void *userdata, int n)
+{
+	(void)userdata;
+	usleep(1000);
+	return n < BEGIN_BUSY_MSEC;
+}
+
 int queue_begin(struct queue *q, bool durable)
 {
 	int r;
 
+	q->durable = durable;
 	r = set_synchronous(q, durable && q->params.sync_full);
 	if (r < 0)
 		return r;
+	sqlite3_busy_handler(q->db, wait_for_reader, NULL);
 	r = queue_run(q, QUEUE_STATEMENT_BEGIN);
+	sqlite3_busy_handler(q->db, NULL, NULL);
 	if (r < 0)
 		return r;
 	q->in_transaction = true;
+	queue_age_begin(q);
 	q->messages_delta = q->dead_letters_delta = 0;
 	return 0;
 }
@@ -245,31 +262,13 @@ static int reserve_ids(struct queue *q, uint64_t upto)
 	return 0;
 }
 
-static int bind_message(sqlite3_stmt *stmt, const struct message *m, uint64_t id)
-{
-	int rc;
-
-	rc = sqlite3_bind_int64(stmt, 1, (sqlite3_int64)id);
-	if (rc == SQLITE_OK)
-		rc = sqlite3_bind_text64(
-			stmt, 2, m->topic, m->topic_len, SQLITE_STATIC, SQLITE_UTF8);
-	/* A NULL pointer would bind SQL NULL. */
-	if (rc == SQLITE_OK)
-		rc = sqlite3_bind_blob64(
-			stmt, 3, m->payload_len ? m->payload : "", m->payload_len, SQLITE_STATIC);
-	if (rc == SQLITE_OK)
-		rc = sqlite3_bind_int(stmt, 4, m->qos);
-	if (rc == SQLITE_OK)
-		rc = sqlite3_bind_int(stmt, 5, m->retain);
-	if (rc == SQLITE_OK)
-		rc = sqlite3_bind_int64(stmt, 6, m->timestamp);
-	return rc;
-}
-
 int queue_append(struct queue *q, const struct message *m, uint64_t claimed, uint64_t *ret_id)
 {
-	int rc, r;
+	int r;
 
+	r = queue_batch_judge(q, m);
+	if (r < 0)
+		return r;
 	r = queue_admit(q, m, claimed);
 	if (r < 0)
 		return r;
@@ -279,13 +278,9 @@ int queue_append(struct queue *q, const struct message *m, uint64_t claimed, uin
 		if (r < 0)
 			return r;
 	}
-	rc = bind_message(q->statements[QUEUE_STATEMENT_APPEND], m, q->next_id);
-	if (rc != SQLITE_OK)
-		return queue_bind_failed(q, QUEUE_STATEMENT_APPEND, rc);
-	r = queue_run(q, QUEUE_STATEMENT_APPEND);
+	r = queue_batch_add(q, m, q->next_id);
 	if (r < 0)
-		/* SQLite may have rolled the whole transaction back by itself. */
-		return sqlite3_get_autocommit(q->db) && (r == -EINVAL || r == -EMSGSIZE) ? -EIO : r;
+		return r;
 	q->messages_delta++;
 	queue_admitted(q, m);
 	*ret_id = q->next_id++;
@@ -304,6 +299,9 @@ int queue_remove_range(struct queue *q, uint64_t first, uint64_t last)
 	sqlite3_stmt *stmt = q->statements[QUEUE_STATEMENT_REMOVE];
 	int rc, r;
 
+	r = queue_batch_flush(q);
+	if (r < 0)
+		return r;
 	rc = sqlite3_bind_int64(stmt, 1, (sqlite3_int64)first);
 	if (rc == SQLITE_OK)
 		rc = sqlite3_bind_int64(stmt, 2, (sqlite3_int64)last);
@@ -338,6 +336,9 @@ int queue_condemn(struct queue *q, uint64_t id, const char *reason)
 	sqlite3_stmt *stmt = q->statements[QUEUE_STATEMENT_CONDEMN];
 	int rc, r;
 
+	r = queue_batch_flush(q);
+	if (r < 0)
+		return r;
 	rc = sqlite3_bind_int64(stmt, 1, (sqlite3_int64)id);
 	if (rc == SQLITE_OK)
 		rc = sqlite3_bind_text(stmt, 2, reason, -1, SQLITE_STATIC);
@@ -389,6 +390,10 @@ static int set_count(struct queue *q, const char *key, int64_t value)
 
 int queue_savepoint(struct queue *q)
 {
+	int r = queue_batch_flush(q);
+
+	if (r < 0)
+		return r;
 	q->saved_messages_delta = q->messages_delta;
 	q->saved_dead_letters_delta = q->dead_letters_delta;
 	q->space.saved_written = q->space.written;
@@ -410,6 +415,8 @@ int queue_savepoint_rollback(struct queue *q)
 	r = queue_run(q, QUEUE_STATEMENT_BACK);
 	if (r < 0)
 		return r;
+	/* What was added since the savepoint. */
+	queue_batch_forget(q);
 	q->messages_delta = q->saved_messages_delta;
 	q->dead_letters_delta = q->saved_dead_letters_delta;
 	/* Not less than they are: what is estimated is looked at again before it refuses. */
@@ -445,7 +452,9 @@ static int complete(struct queue *q, uint64_t *ret_pages, uint64_t *ret_free)
 {
 	int r;
 
-	r = queue_trim_dead_letters(q);
+	r = queue_batch_flush(q);
+	if (r == 0)
+		r = queue_trim_dead_letters(q);
 	if (r == 0 && q->messages_delta != 0)
 		r = set_count(q, "queue_messages", q->messages + q->messages_delta);
 	if (r == 0 && q->dead_letters_delta != 0)
@@ -501,6 +510,7 @@ void queue_rollback(struct queue *q)
 	q->in_transaction = false;
 	q->messages_delta = q->dead_letters_delta = 0;
 	q->dropped_dead_letters = 0;
+	queue_batch_forget(q);
 	queue_space_rolled_back(q);
 	/* The block reserved in this transaction is gone; next_id stays: no id is given twice. */
 	q->reserved = q->reserved_committed;

@@ -7,6 +7,10 @@
  * - A row and its part of a run are written in the same transaction, and so are a row's correction
  *   and its leaving the run: none is missed, and none corrected twice.
  * - The open run holds no row that has a timestamp of its own, or was stamped by a right clock.
+ * - What the table says of it may reach beyond its last row, up to the ids that are reserved, so
+ * that not every commit has to write it. It is cut before a row that is none of its own gets such
+ * an id, in the same transaction; and none does after a crash, since a process begins beyond what
+ * the one before had reserved.
  *
  * Must not know when anything expires.
  */
@@ -56,8 +60,8 @@ static const char *const age_sql[N_QUEUE_AGE_STATEMENTS] = {
 			    "ORDER BY id LIMIT ?3",
 	[QUEUE_AGE_CORRECT] =
 		/* A row whose time would not fit any more keeps the one it has. */
-	"UPDATE OR IGNORE queue SET timestamp = timestamp + ?3 "
-	"WHERE id BETWEEN ?1 AND ?2",
+	"UPDATE queue SET timestamp = timestamp + ?3 "
+	"WHERE id BETWEEN ?1 AND ?2 AND typeof(timestamp + ?3) = 'integer'",
 	[QUEUE_AGE_TIMESTAMPS] =
 		"SELECT id, timestamp, length(payload) FROM queue WHERE id > ?1 AND id <= ?2 "
 		"ORDER BY id LIMIT ?3",
@@ -230,31 +234,45 @@ bool queue_get_clock(const struct queue *q, struct clock *ret)
 
 /* --- runs ------------------------------------------------------------------------------------ */
 
-static int write_run(struct queue *q)
+static int write_run(struct queue *q, uint64_t last)
 {
 	struct queue_run *u = &q->age.run;
 	int r;
 
-	if (!u->open || !u->dirty)
+	if (!u->open || u->stored == last)
 		return 0;
-	r = queue_age_bind(
-		q, QUEUE_AGE_SET_RUN, (int64_t)u->first, (int64_t)u->last, u->offset_msec);
+	r = queue_age_bind(q, QUEUE_AGE_SET_RUN, (int64_t)u->first, (int64_t)last, u->offset_msec);
 	if (r == 0)
 		r = bind_boot(q, QUEUE_AGE_SET_RUN);
 	if (r == 0)
 		r = run(q, QUEUE_AGE_SET_RUN);
 	if (r == 0)
-		u->dirty = false;
+		u->stored = last;
 	return r;
+}
+
+/* Where rows of two kinds take turns, runs are short, and are written once. */
+static int extend_run(struct queue *q)
+{
+	const struct queue_run *u = &q->age.run;
+
+	if (u->stored >= u->last)
+		return 0;
+	return write_run(q, u->stored == 0 ? u->last : u64_max(u->last, q->reserved));
 }
 
 static int end_run(struct queue *q)
 {
-	int r = write_run(q);
+	int r = write_run(q, q->age.run.last);
 
 	if (r == 0)
 		q->age.run.open = false;
 	return r;
+}
+
+int queue_age_end(struct queue *q)
+{
+	return end_run(q);
 }
 
 static int begin_run(struct queue *q, uint64_t id, int64_t offset)
@@ -263,33 +281,48 @@ static int begin_run(struct queue *q, uint64_t id, int64_t offset)
 
 	if (r < 0)
 		return r;
-	q->age.run = (struct queue_run){
-		.first = id, .last = id, .offset_msec = offset, .open = true, .dirty = true
-	};
+	q->age.run =
+		(struct queue_run){ .first = id, .last = id, .offset_msec = offset, .open = true };
 	/* A clock that is never set must not fill the disk with runs of rows that have left: each
 	 * new one takes up to two old ones along. */
 	r = queue_age_bind(q, QUEUE_AGE_PRUNE_RUNS, 2, 0, 0);
 	return r < 0 ? r : run(q, QUEUE_AGE_PRUNE_RUNS);
 }
 
+void queue_age_begin(struct queue *q)
+{
+	q->age.boot_msec = (int64_t)(now_boot_usec() / USEC_PER_MSEC);
+}
+
+/* Whether the clock that was announced stamped the row within the time `most`, in milliseconds,
+ * before or a moment after it was looked at. */
+static bool is_fresh(const struct queue_age *a, int64_t timestamp, int64_t moment, int64_t most)
+{
+	int64_t age;
+
+	return !__builtin_sub_overflow(a->boot_msec + a->clock.offset_msec, timestamp, &age) &&
+		age >= -moment && age <= most;
+}
+
 /* The row was stamped by the gateway. */
 static int append_stamped(struct queue *q, const struct message *m, uint64_t id)
 {
-	int64_t boot = (int64_t)(now_boot_usec() / USEC_PER_MSEC), offset, age;
 	struct queue_age *a = &q->age;
-	bool stale;
+	int64_t offset = a->clock.offset_msec;
+	bool stale = false;
 
-	offset = a->clock.offset_msec;
-	stale = __builtin_sub_overflow(boot + offset, m->timestamp, &age) || age < -JUMP_MSEC ||
-		age > STALE_MSEC;
-	if (stale && __builtin_sub_overflow(m->timestamp, boot, &offset))
+	/* A reading of a moment ago will do for most rows. */
+	if (!is_fresh(a, m->timestamp, JUMP_MSEC / 2, STALE_MSEC / 2)) {
+		queue_age_begin(q);
+		stale = !is_fresh(a, m->timestamp, JUMP_MSEC, STALE_MSEC);
+	}
+	if (stale && __builtin_sub_overflow(m->timestamp, a->boot_msec, &offset))
 		offset = 0;
 	if (a->clock.trusted && !stale)
 		return end_run(q);
 	if (!a->run.open || is_jump(offset, a->run.offset_msec))
 		return begin_run(q, id, offset);
 	a->run.last = id;
-	a->run.dirty = true;
 	return 0;
 }
 
@@ -320,7 +353,7 @@ static int write_note(struct queue *q)
 
 int queue_age_commit(struct queue *q)
 {
-	int r = write_run(q);
+	int r = extend_run(q);
 
 	return r < 0 ? r : write_note(q);
 }
@@ -484,6 +517,7 @@ static int correct_step(struct queue *q, bool *ret_more)
 		r = oldest_run(q, &u);
 		if (r <= 0)
 			break;
+		/* -fanalyzer: what is positive has set it. */
 		if (!u.of_this_boot)
 			r = adopt_run(q, &u);
 		if (r >= 0)
@@ -507,12 +541,13 @@ int queue_correct(struct queue *q)
 	r = oldest_run(q, &u);
 	if (r <= 0)
 		return r;
-	/* It is about to change on disk: the next row of its kind begins another. */
-	q->age.run = q->age.run_committed = (struct queue_run){ 0 };
 	r = queue_begin(q, false);
 	if (r < 0)
 		return r;
-	r = correct_step(q, &more);
+	/* It is about to change on disk: the next row of its kind begins another. */
+	r = end_run(q);
+	if (r == 0)
+		r = correct_step(q, &more);
 	if (r < 0) {
 		queue_rollback(q);
 		return r;

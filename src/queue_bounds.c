@@ -99,8 +99,10 @@ static bool bytes_fit(const struct queue *q, uint64_t bytes)
 static int look(struct queue *q)
 {
 	uint64_t pages, free_pages;
-	int r = queue_space_look(q, &pages, &free_pages);
+	int r = queue_batch_flush(q);
 
+	if (r == 0)
+		r = queue_space_look(q, &pages, &free_pages);
 	if (r < 0)
 		return r;
 	q->space.live = (pages - free_pages) * q->space.page_size;
@@ -115,6 +117,9 @@ static int may_drop(struct queue *q, uint64_t claimed)
 	int64_t id;
 	int rc, r;
 
+	r = queue_batch_flush(q);
+	if (r < 0)
+		return r;
 	rc = sqlite3_bind_int64(stmt, 1, (sqlite3_int64)u64_min(claimed, INT64_MAX));
 	if (rc != SQLITE_OK)
 		return queue_bind_failed(q, QUEUE_STATEMENT_ABOVE, rc);

@@ -13,7 +13,6 @@ enum queue_statement {
 	QUEUE_STATEMENT_BEGIN,
 	QUEUE_STATEMENT_COMMIT,
 	QUEUE_STATEMENT_ROLLBACK,
-	QUEUE_STATEMENT_APPEND,
 	QUEUE_STATEMENT_REMOVE,
 	QUEUE_STATEMENT_CONDEMN,
 	QUEUE_STATEMENT_RESERVE,
@@ -82,8 +81,8 @@ enum queue_age_statement {
 struct queue_run {
 	uint64_t first, last;
 	int64_t offset_msec;
+	uint64_t stored; /* the last id that the table names; 0: it is not there yet */
 	bool open; /* the next row may belong to it */
-	bool dirty; /* not yet written in the transaction under way */
 };
 
 /* Rows with ids after the last one of the chunk before, up to `last`. */
@@ -99,6 +98,7 @@ struct queue_age {
 	sqlite3_stmt *statements[N_QUEUE_AGE_STATEMENTS];
 	char boot_id[40];
 	bool boot_known; /* else it is this process's */
+	int64_t boot_msec; /* time since the boot, as a transaction began or a row was stamped */
 	bool has_clock;
 	struct clock clock;
 	struct clock noted; /* what `meta` says, if it is of this boot */
@@ -114,6 +114,21 @@ struct queue_age {
 	uint64_t claimed; /* of the last pass */
 };
 
+#define QUEUE_BATCH_ROWS  64
+#define QUEUE_BATCH_BYTES 16384
+
+/* Rows of the transaction under way that are not in the table yet: queue_batch.c. */
+struct queue_batch {
+	sqlite3_vtab table;
+	sqlite3_vtab_cursor cursor;
+	sqlite3_stmt *insert;
+	size_t row_most; /* bytes of topic and payload that SQLite takes */
+	size_t n, at; /* rows; the one that is read */
+	struct message rows[QUEUE_BATCH_ROWS];
+	size_t used;
+	char bytes[QUEUE_BATCH_BYTES]; /* their topics and payloads */
+};
+
 struct queue {
 	sqlite3 *db;
 	struct queue_vfs *vfs;
@@ -122,6 +137,7 @@ struct queue {
 	struct queue_params params; /* `path` is a copy of its own */
 	bool synchronous_full; /* what the connection is set to now */
 	bool in_transaction;
+	bool durable; /* the transaction under way, or the last one: it has lines */
 
 	uint64_t next_id;
 	uint64_t reserved; /* ids up to this one are reserved, in this transaction's eyes */
@@ -142,6 +158,7 @@ struct queue {
 	bool has_reserve;
 	char full_text[160]; /* see queue_full_text() */
 	struct queue_age age;
+	struct queue_batch batch;
 
 	struct queue_stats stats; /* what is counted; the rest is filled in when asked for */
 };
@@ -159,12 +176,28 @@ void queue_finalize(struct queue *q);
 /* Removes the rows of a range of ids. 0 or -errno. */
 int queue_remove_range(struct queue *q, uint64_t first, uint64_t last) _must_check_;
 
+/* queue_batch.c: with the other statements. 0 or -errno. */
+int queue_batch_open(struct queue *q) _must_check_;
+void queue_batch_close(struct queue *q);
+/* Whether it is a row that the table takes: 0, -EINVAL, -EMSGSIZE. */
+int queue_batch_judge(const struct queue *q, const struct message *m) _must_check_;
+/* Takes in a copy of a row that was judged. 0 or -errno: roll back. */
+int queue_batch_add(struct queue *q, const struct message *m, uint64_t id) _must_check_;
+/* Before anything looks at the table or its pages, or marks a place in the transaction. 0 or
+ * -errno: roll back. */
+int queue_batch_flush(struct queue *q) _must_check_;
+/* The transaction was rolled back. */
+void queue_batch_forget(struct queue *q);
+
 /* queue_open.c: see queue_new(). On failure queue_free() cleans up. */
 int queue_open(struct queue *q) _must_check_;
 
 /* queue_age.c: at the start, after queue_open(), and at the end. */
 int queue_age_open(struct queue *q) _must_check_;
 void queue_age_close(struct queue *q);
+void queue_age_begin(struct queue *q);
+/* In the last transaction before ids that are reserved are given back. 0 or -errno. */
+int queue_age_end(struct queue *q) _must_check_;
 /* A row was appended. 0 or -errno: roll back. */
 int queue_age_append(struct queue *q, const struct message *m, uint64_t id) _must_check_;
 /* What is to be written with the transaction; then what became of it. */

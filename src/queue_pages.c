@@ -526,6 +526,7 @@ static int open_pages(struct queue_pages *p, const char *path)
 		return -ENOMEM;
 	told = read_header(p);
 	if (has_log) {
+		/* -fanalyzer: has_log says that it was read. */
 		if (told == 0)
 			p->page_size = p->usable = log.page_size;
 		if (log.page_size == p->page_size)

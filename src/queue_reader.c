@@ -35,11 +35,12 @@ static int open_reader(struct queue_reader *r, const char *path)
 		return queue_sql_fail(r->db, rc, "cannot open for reading");
 	sqlite3_extended_result_codes(r->db, 1);
 	sqlite3_busy_timeout(r->db, BUSY_TIMEOUT_MSEC);
+	/* It goes forward: a page that was read is not read again. */
 	ret = queue_sql_exec(r->db,
 		"PRAGMA query_only = ON;"
 		"PRAGMA trusted_schema = OFF;"
 		"PRAGMA cell_size_check = ON;"
-		"PRAGMA cache_size = -1000;",
+		"PRAGMA cache_size = -128;",
 		"cannot set up the reading connection");
 	if (ret < 0)
 		return ret;

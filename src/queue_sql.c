@@ -138,6 +138,7 @@ int queue_sql_migrate(sqlite3 *db, int64_t version)
 
 const char *queue_sql_row_fault(sqlite3_stmt *stmt)
 {
+	const char *topic;
 	int64_t qos, retained;
 
 	if (sqlite3_column_type(stmt, 0) != SQLITE_INTEGER || sqlite3_column_int64(stmt, 0) <= 0)
@@ -145,6 +146,10 @@ const char *queue_sql_row_fault(sqlite3_stmt *stmt)
 	if (sqlite3_column_type(stmt, 1) != SQLITE_TEXT || sqlite3_column_bytes(stmt, 1) == 0 ||
 		sqlite3_column_bytes(stmt, 1) > UINT16_MAX)
 		return "its topic is no text, empty or too long";
+	/* It would be taken to end there, for another topic. */
+	topic = (const char *)sqlite3_column_text(stmt, 1);
+	if (topic && strlen(topic) != (size_t)sqlite3_column_bytes(stmt, 1))
+		return "its topic holds a NUL";
 	if (sqlite3_column_type(stmt, 2) != SQLITE_BLOB)
 		return "its payload is no blob";
 	qos = sqlite3_column_int64(stmt, 3);

@@ -67,6 +67,20 @@ static struct clock set_clock(bool trusted, int64_t offset)
 	return c;
 }
 
+static void kill_and_reopen(const char *boot)
+{
+	q = queue_free(q, false);
+	open_queue(boot);
+}
+
+static uint64_t written_bytes(void)
+{
+	struct queue_stats stats;
+
+	queue_get_stats(q, &stats);
+	return stats.written_bytes;
+}
+
 static void begin(void)
 {
 	ck_assert_int_eq(queue_begin(q, false), 0);
@@ -279,9 +293,10 @@ START_TEST(test_runs_and_rollback)
 	ck_assert_int_eq(ask("SELECT last_id FROM unset_clock"), 2);
 	append(2, &c, 0);
 	ck_assert_int_eq(runs(), 1);
-	ck_assert_int_eq(ask("SELECT last_id FROM unset_clock"), 7);
+	ck_assert_int_ge(ask("SELECT last_id FROM unset_clock"), 7);
 	/* The very first one. */
 	reopen(BOOT_A);
+	ck_assert_int_eq(ask("SELECT last_id FROM unset_clock"), 7);
 	c = set_clock(false, 50000);
 	begin();
 	append_one(boot_msec() + c.offset_msec, false, 1);
@@ -289,6 +304,64 @@ START_TEST(test_runs_and_rollback)
 	append(1, &c, 0);
 	ck_assert_int_eq(runs(), 2);
 	ck_assert_int_eq(ask("SELECT max(last_id) - max(first_id) FROM unset_clock"), 0);
+}
+END_TEST
+
+/* One by one rows cost what they cost with a clock that is set: the run is written ahead. */
+START_TEST(test_runs_are_written_ahead)
+{
+	struct clock c = set_clock(false, 0);
+	uint64_t written;
+
+	append(1, &c, 0);
+	append(1, &c, 0);
+	written = written_bytes();
+	append(1, &c, 0);
+	/* The row, and the number of rows. */
+	ck_assert_uint_eq(written_bytes() - written, 2 * (24 + 4096));
+	for (unsigned i = 0; i < 200; i++)
+		append(1, &c, 0);
+	ck_assert_int_eq(runs(), 1);
+	reopen(BOOT_A);
+	ck_assert_int_eq(ask("SELECT last_id FROM unset_clock"), 203);
+}
+END_TEST
+
+static const struct {
+	bool killed, own, corrected_first;
+} written_ahead[] = {
+	{ false, false, false },
+	{ false, true, false },
+	{ true, false, false },
+	{ true, true, false },
+	{ false, false, true },
+	{ true, false, true },
+};
+
+/* What is written ahead is true of no row that comes later and is another's. */
+START_TEST(test_runs_written_ahead_are_cut)
+{
+	struct clock c = set_clock(false, 0), now;
+	int64_t before, after;
+	uint64_t id;
+
+	append(1, &c, 0);
+	before = append(1, &c, 0);
+	append(1, &c, 0);
+	ck_assert_int_gt(ask("SELECT last_id FROM unset_clock"), 3);
+	if (written_ahead[_i].killed)
+		kill_and_reopen(BOOT_A);
+	now = set_clock(true, TODAY);
+	if (written_ahead[_i].corrected_first)
+		ck_assert_uint_eq(correct_all(), 1);
+	begin();
+	after = written_ahead[_i].own ? 17 : boot_msec() + now.offset_msec;
+	id = append_one(after, written_ahead[_i].own, 10);
+	commit();
+	ck_assert_uint_eq(correct_all(), 1);
+	ck_assert_int_eq(timestamp_of(2), before + TODAY);
+	ck_assert_int_eq(timestamp_of(id), after);
+	ck_assert_int_eq(runs(), 0);
 }
 END_TEST
 
@@ -807,6 +880,8 @@ Suite *check_queue_age(void)
 	tcase_add_test(t, test_nothing_when_trusted);
 	tcase_add_test(t, test_runs);
 	tcase_add_test(t, test_runs_and_rollback);
+	tcase_add_test(t, test_runs_are_written_ahead);
+	tcase_add_loop_test(t, test_runs_written_ahead_are_cut, 0, ARRAY_SIZE(written_ahead));
 	tcase_add_test(t, test_runs_stay_few);
 	tcase_add_test(t, test_not_before_it_is_trusted);
 	tcase_add_test(t, test_this_boot);
