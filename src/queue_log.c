@@ -7,6 +7,12 @@
  * only by luck. Here a checkpoint is tried once for each threshold of new frames, and when readers
  * have held the log for several of these, they are waited for, shortly.
  *
+ * A reader that looks at what was there before the last commit keeps a checkpoint from the pages
+ * that this commit has changed, the first one and the pointer map's among them. Which of the others
+ * are free is then not known, and all are written (see queue_vfs_backfill.h). While a backlog
+ * drains that is most of them, so after a transaction without lines a reader is waited for, too,
+ * even more shortly.
+ *
  * Invariant: a checkpoint that fails never makes a commit fail that went before it. The rows are
  * in the log, which is as good; it is tried again later.
  */
@@ -23,6 +29,7 @@
 #define FRAME_HEADER_BYTES 24
 #define RESTART_THRESHOLDS 4
 #define RESTART_BUSY_MSEC  50
+#define WHOLE_BUSY_MSEC	   10
 /* A wait that was in vain, so many times, is left to commits before the next. */
 #define RESTART_PAUSE_FACTOR 2
 #define CROWDED_PAUSE_USEC   USEC_PER_SEC
@@ -213,7 +220,10 @@ void queue_log_committed(struct queue *q)
 		log->restart_usec =
 			now + (held ? RESTART_PAUSE_FACTOR * (now - then) : CROWDED_PAUSE_USEC);
 	} else if (log->frames >= log->due) {
-		(void)checkpoint(q, SQLITE_CHECKPOINT_PASSIVE);
+		if (q->durable)
+			(void)checkpoint(q, SQLITE_CHECKPOINT_PASSIVE);
+		else
+			(void)checkpoint_waiting(q, SQLITE_CHECKPOINT_FULL, WHOLE_BUSY_MSEC);
 	}
 }
 

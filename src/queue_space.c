@@ -73,7 +73,7 @@ int queue_space_start(struct queue *q)
 	if (r < 0)
 		return r;
 	/* Some builds overwrite each page that becomes free, on disk and in the log: as many bytes
-	 * again as the messages themselves. What costs no write of its own is still overwritten. */
+	 * again as the messages themselves. */
 	r = queue_sql_exec(q->db, "PRAGMA secure_delete = FAST", "cannot set up the connection");
 	if (r < 0)
 		return r;

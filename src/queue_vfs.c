@@ -3,8 +3,8 @@
  * The layer below a connection: see queue_vfs.h.
  *
  * Invariants:
- * - All that SQLite asks for goes to the VFS below as it is; only the names of some errors are
- *   changed on the way back.
+ * - All that SQLite asks for goes to the VFS below as it is, save for pages that a checkpoint need
+ *   not write; only the names of some errors are changed on the way back.
  * - A failed sync of the log never leaves a gap before frames that are synced later. Linux marks
  *   pages as clean whose writing failed, and the next sync says yes without writing them: frames
  *   that waited for it (of removals, which ask for none) would be missing on disk below a commit
@@ -13,10 +13,12 @@
 #include "queue_vfs.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <sqlite3.h>
 #include <stdio.h>
 
 #include "flap.h"
+#include "queue_vfs_backfill.h"
 
 struct queue_vfs {
 	sqlite3_vfs vfs; /* first: SQLite hands it back */
@@ -39,6 +41,7 @@ struct file {
 	bool sync_failed; /* and none was good since */
 	/* Written since the last good sync; from == to: nothing. */
 	sqlite3_int64 unsynced_from, unsynced_to;
+	struct queue_vfs_backfill backfill; /* of the database */
 };
 
 static sqlite3_file *below(sqlite3_file *f)
@@ -86,11 +89,24 @@ static void note_unsynced(struct file *file, sqlite3_int64 from, sqlite3_int64 t
 		file->unsynced_to = to;
 }
 
+/* A page that nobody reads, where the file has a place for it already. */
+static bool is_needless(struct file *file, const void *p, int n, sqlite3_int64 offset)
+{
+	sqlite3_int64 size;
+
+	return queue_vfs_backfill_skips(&file->backfill, p, (size_t)n, (uint64_t)offset) &&
+		file->below->pMethods->xFileSize(file->below, &size) == SQLITE_OK &&
+		offset + n <= size;
+}
+
 static int file_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 offset)
 {
 	struct file *file = (struct file *)f;
-	int rc = file->below->pMethods->xWrite(file->below, p, n, offset);
+	int rc;
 
+	if (is_needless(file, p, n, offset))
+		return SQLITE_OK;
+	rc = file->below->pMethods->xWrite(file->below, p, n, offset);
 	/* One that failed may have written a part. */
 	if (file->is_log)
 		note_unsynced(file, offset, offset + n);
@@ -154,7 +170,20 @@ static int file_close(sqlite3_file *f)
 
 	sqlite3_free(file->below);
 	file->below = NULL;
+	queue_vfs_backfill_end(&file->backfill);
 	return rc;
+}
+
+/* SQLite says when a checkpoint begins and ends to write pages. */
+static int file_control(sqlite3_file *f, int op, void *arg)
+{
+	struct file *file = (struct file *)f;
+
+	if (op == SQLITE_FCNTL_CKPT_START)
+		queue_vfs_backfill_begin(&file->backfill);
+	else if (op == SQLITE_FCNTL_CKPT_DONE)
+		queue_vfs_backfill_end(&file->backfill);
+	return file->below->pMethods->xFileControl(file->below, op, arg);
 }
 
 /* --- files: what is handed on ---------------------------------------------------------------- */
@@ -191,11 +220,6 @@ static int file_unlock(sqlite3_file *f, int level)
 static int file_check_lock(sqlite3_file *f, int *ret)
 {
 	return below(f)->pMethods->xCheckReservedLock(below(f), ret);
-}
-
-static int file_control(sqlite3_file *f, int op, void *arg)
-{
-	return below(f)->pMethods->xFileControl(below(f), op, arg);
 }
 
 static int file_sector_size(sqlite3_file *f)
@@ -361,10 +385,21 @@ int queue_vfs_full_errno(struct sqlite3 *db)
 	return v && v->full_errno ? v->full_errno : ENOSPC;
 }
 
+/*
+ * SQLite would count its memory, under a lock that all connections share, at each allocation. Has
+ * no effect, and does no harm, once somebody has used SQLite before.
+ */
+static void configure(void)
+{
+	(void)sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
+}
+
 int queue_vfs_new(struct queue_vfs **ret)
 {
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	struct queue_vfs *v;
 
+	(void)pthread_once(&once, configure);
 	if (sqlite3_initialize() != SQLITE_OK)
 		return -EIO;
 	v = calloc(1, sizeof(*v));

@@ -17,6 +17,7 @@
 
 #include "log.h"
 #include "queue.h"
+#include "queue_vfs_backfill.h"
 #include "scratch.h"
 #include "suites.h"
 
@@ -796,6 +797,99 @@ END_TEST
 
 /* --- free pages ------------------------------------------------------------------------------ */
 
+/* Rows are removed by pages, each of which is logged once more; the database takes none of them. */
+START_TEST(test_freed_pages_are_not_written)
+{
+	static const char sound[] =
+		"SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'";
+	const unsigned n = 30000, kept = 5000;
+	struct queue_stats before;
+	uint64_t used;
+
+	open_bounded(0, 0, false);
+	fill(n, 1000, 200);
+	q = queue_free(q, true);
+	open_bounded(0, 0, false);
+	used = stats().bytes;
+	ck_assert_uint_gt(used, n * 200);
+	before = stats();
+	drain(1, n - kept);
+	ck_assert_uint_lt(stats().written_bytes - before.written_bytes, used * 5 / 4);
+	expect_exact();
+	/* What was left out is missed by nobody: not where the log is gone, nor when it is used. */
+	execute("PRAGMA wal_checkpoint(TRUNCATE)");
+	ck_assert_uint_eq(size_of("queue.db-wal"), 0);
+	ck_assert_int_eq(ask("queue.db", sound), 1);
+	ck_assert_int_eq(ask("queue.db", "SELECT sum(id) FROM queue"),
+		(int64_t)kept * (2 * n - kept + 1) / 2);
+	fill(kept, 1000, 300);
+	expect_exact();
+	drain(n - kept + 1, n + kept - 10);
+	while (queue_tidy(q) == 1)
+		;
+	expect_exact();
+	ck_assert_int_eq(ask("queue.db", sound), 1);
+	ck_assert_uint_eq(stats().messages, 10);
+}
+END_TEST
+
+static uint8_t backfill_page[4096];
+
+static const uint8_t *page_of(uint8_t first)
+{
+	memset(backfill_page, 0, sizeof(backfill_page));
+	backfill_page[0] = first;
+	return backfill_page;
+}
+
+/* A checkpoint of page 1, the first page of the map, in which page 10 is free, and others. */
+static const struct {
+	const char *what;
+	uint32_t page;
+	uint8_t first; /* byte of it */
+	uint8_t auto_vacuum, free_pages, page_size, entry, parent;
+	bool skipped;
+} backfills[] = {
+	{ "a free leaf", 10, 0x0d, 1, 1, 16, 2, 0, true },
+	{ "a leaf in use", 10, 0x0d, 1, 1, 16, 5, 7, false },
+	{ "an odd entry", 10, 0x0d, 1, 1, 16, 2, 7, false },
+	{ "a trunk", 10, 0x00, 1, 1, 16, 2, 0, false },
+	{ "another page", 11, 0x0d, 1, 1, 16, 2, 0, false },
+	{ "no map", 10, 0x0d, 0, 1, 16, 2, 0, false },
+	{ "nothing free", 10, 0x0d, 1, 0, 16, 2, 0, false },
+	{ "another size", 10, 0x0d, 1, 1, 32, 2, 0, false },
+	/* Its own page of the map is 821. */
+	{ "a page of another map", 821 + 8, 0x0d, 1, 1, 16, 2, 0, false },
+	{ "the map itself", 821, 0x0d, 1, 1, 16, 2, 0, false },
+};
+
+START_TEST(test_backfill)
+{
+	struct queue_vfs_backfill b = { 0 };
+	uint8_t page[4096] = { 0 };
+	bool skips;
+
+	page[16] = backfills[_i].page_size;
+	page[31] = 200;
+	page[39] = backfills[_i].free_pages;
+	page[55] = backfills[_i].auto_vacuum;
+	queue_vfs_backfill_begin(&b);
+	ck_assert(!queue_vfs_backfill_skips(&b, page, sizeof(page), 0));
+	memset(page, 0, sizeof(page));
+	page[5 * (10 - 3)] = backfills[_i].entry;
+	page[5 * (10 - 3) + 4] = backfills[_i].parent;
+	ck_assert(!queue_vfs_backfill_skips(&b, page, sizeof(page), 4096));
+	skips = queue_vfs_backfill_skips(
+		&b, page_of(backfills[_i].first), 4096, (uint64_t)(backfills[_i].page - 1) * 4096);
+	ck_assert_msg(skips == backfills[_i].skipped, "%s", backfills[_i].what);
+	/* Out of order, and outside of a checkpoint: all is written. */
+	ck_assert(!queue_vfs_backfill_skips(&b, page_of(0x0d), 4096, 9 * 4096));
+	ck_assert(!queue_vfs_backfill_skips(&b, page_of(0x0d), 4096, 9 * 4096));
+	queue_vfs_backfill_end(&b);
+	ck_assert(!queue_vfs_backfill_skips(&b, page_of(0x0d), 4096, 9 * 4096));
+}
+END_TEST
+
 START_TEST(test_tidy_after_a_backlog)
 {
 	unsigned steps = 0;
@@ -1205,6 +1299,8 @@ Suite *check_queue_space(void)
 	tcase_add_test(t, test_log_is_bounded_with_readers);
 	tcase_add_test(t, test_log_after_a_long_reader);
 	tcase_add_test(t, test_log_fits_the_bound);
+	tcase_add_test(t, test_freed_pages_are_not_written);
+	tcase_add_loop_test(t, test_backfill, 0, ARRAY_SIZE(backfills));
 	tcase_add_test(t, test_tidy_after_a_backlog);
 	tcase_add_test(t, test_tidy_gives_way);
 	tcase_add_test(t, test_tidy_and_a_reader);
