@@ -13,6 +13,9 @@
 #include <stdio.h>
 #include <sys/eventfd.h>
 
+/* Removals that a patient uplink is rung for after all. */
+#define REMOVED_MANY (MAILBOX_SPAN / 4)
+
 struct mailbox {
 	pthread_mutex_t lock;
 	int gateway_fd;
@@ -20,11 +23,13 @@ struct mailbox {
 
 	uint64_t committed;
 	uint64_t claimed;
+	bool rows_wanted; /* the uplink has looked for rows since it was rung for some */
 	bool frozen; /* the gateway drops rows above `claimed` */
 	bool denied; /* the uplink asked for more meanwhile */
 	uint64_t acked[MAILBOX_SPAN];
 	size_t n_acked;
 	size_t n_removed;
+	bool patient; /* the uplink does not wait for them */
 
 	struct mailbox_condemned condemned[MAILBOX_CONDEMNED];
 	size_t n_condemned;
@@ -62,6 +67,7 @@ int mailbox_new(struct mailbox **ret)
 		return -ENOMEM;
 	pthread_mutex_init(&m->lock, NULL);
 	m->figures.next_usec = UINT64_MAX;
+	m->rows_wanted = true;
 	m->gateway_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	m->uplink_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (m->gateway_fd < 0 || m->uplink_fd < 0) {
@@ -122,10 +128,15 @@ void mailbox_gateway_clear(struct mailbox *m)
 
 void mailbox_post_committed(struct mailbox *m, uint64_t last_id)
 {
+	bool wanted;
+
 	lock(m);
 	m->committed = last_id;
+	wanted = m->rows_wanted;
+	m->rows_wanted = false;
 	unlock(m);
-	ring(m->uplink_fd);
+	if (wanted)
+		ring(m->uplink_fd);
 }
 
 size_t mailbox_take_acked(struct mailbox *m, uint64_t *ids, size_t n_have)
@@ -143,10 +154,14 @@ size_t mailbox_take_acked(struct mailbox *m, uint64_t *ids, size_t n_have)
 
 void mailbox_post_removed(struct mailbox *m, size_t n)
 {
+	bool wanted;
+
 	lock(m);
 	m->n_removed += n;
+	wanted = !m->patient || m->n_removed >= REMOVED_MANY;
 	unlock(m);
-	ring(m->uplink_fd);
+	if (wanted)
+		ring(m->uplink_fd);
 }
 
 size_t mailbox_take_condemned(struct mailbox *m, struct mailbox_condemned *rows, size_t n_have)
@@ -326,8 +341,10 @@ void mailbox_reset(struct mailbox *m)
 {
 	lock(m);
 	m->committed = m->claimed = 0;
+	m->rows_wanted = true;
 	m->frozen = m->denied = false;
 	m->n_acked = m->n_removed = 0;
+	m->patient = false;
 	m->n_condemned = m->n_unburied = 0;
 	m->meta_state = META_NONE;
 	figures_uplink_ended(&m->figures, now_boot_usec());
@@ -363,6 +380,7 @@ void mailbox_uplink_clear(struct mailbox *m)
 uint64_t mailbox_claim(struct mailbox *m, uint64_t upto)
 {
 	lock(m);
+	m->rows_wanted = true;
 	if (upto > m->committed)
 		upto = m->committed;
 	if (upto > m->claimed && m->frozen)
@@ -453,6 +471,13 @@ size_t mailbox_take_removed(struct mailbox *m)
 	m->n_removed = 0;
 	unlock(m);
 	return n;
+}
+
+void mailbox_set_patient(struct mailbox *m, bool patient)
+{
+	lock(m);
+	m->patient = patient;
+	unlock(m);
 }
 
 void mailbox_post_meta(struct mailbox *m, const char *key, const char *value)

@@ -39,7 +39,7 @@ struct mailbox_alert {
 /* A key of `meta` that the uplink wants written. */
 struct mailbox_meta {
 	char key[512];
-	char value[16];
+	char value[288];
 };
 
 int mailbox_new(struct mailbox **ret) _must_check_;
@@ -52,7 +52,8 @@ struct mailbox *mailbox_free(struct mailbox *m);
 int mailbox_gateway_fd(const struct mailbox *m);
 /* Call when that descriptor is readable, before taking anything. */
 void mailbox_gateway_clear(struct mailbox *m);
-/* Rows up to `last_id` are committed. */
+/* Rows up to `last_id` are committed. Rings if the uplink has looked for rows, mailbox_claim(),
+ * since it was rung for some. */
 void mailbox_post_committed(struct mailbox *m, uint64_t last_id);
 /* Moves acknowledged ids to `ids` (room for MAILBOX_SPAN - n_have); returns how many. */
 size_t mailbox_take_acked(struct mailbox *m, uint64_t *ids, size_t n_have);
@@ -106,7 +107,8 @@ void mailbox_uplink_clear(struct mailbox *m);
 /*
  * Announces that rows up to `upto` may be read from now on. Returns up to which id they may indeed:
  * never beyond the last committed one, nor, while the gateway drops rows, beyond what was claimed
- * before; then it rings when that is over.
+ * before; then it rings when that is over. Call it before looking for rows, also in vain: what is
+ * committed from then on rings once.
  */
 uint64_t mailbox_claim(struct mailbox *m, uint64_t upto);
 /* Of the rows claimed, those above `upto` are of no interest any more. */
@@ -125,6 +127,9 @@ bool mailbox_may_condemn(struct mailbox *m);
 void mailbox_post_condemned(struct mailbox *m, uint64_t id, const char *reason);
 /* How many removals were confirmed since the last call. */
 size_t mailbox_take_removed(struct mailbox *m);
+/* The uplink will ask for them by itself soon enough: it is not rung for removals until there are
+ * many. Not so to begin with. */
+void mailbox_set_patient(struct mailbox *m, bool patient);
 /* One at a time: the next only after the last one was noted. */
 void mailbox_post_meta(struct mailbox *m, const char *key, const char *value);
 bool mailbox_noted(struct mailbox *m);

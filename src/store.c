@@ -29,12 +29,13 @@
 /* Failures and recoveries in a row that are told one by one. */
 #define TOLD_IN_FULL 5
 /*
- * A few acknowledged rows wait for the next lines: removed in their transaction they cost a quarter
- * of the bytes (see bench/wear). A process that is killed meanwhile sends them twice. With a commit
- * delay more of them wait, and for as long as lines do.
+ * Acknowledged rows wait for the next lines: removed in their transaction they cost a quarter of
+ * the bytes (see bench/wear). Without lines they wait for each other: a transaction costs ten pages
+ * or so besides those of its rows. A process that is killed meanwhile sends them twice. With a
+ * commit delay more of them wait, and for as long as lines do.
  */
 #define REMOVAL_PATIENCE_USEC (1250 * USEC_PER_MSEC) /* a message a second is company */
-#define REMOVALS_FEW	      64
+#define REMOVALS_FEW	      2048 /* some hundred pages, that the cache holds */
 #define REMOVALS_WAITING      (MAILBOX_SPAN / 4)
 #define PIECE_ROWS	      128
 
@@ -383,9 +384,16 @@ static bool make_room(struct store *s)
 	if (s->n_removals == before)
 		return false;
 	s->n_removed_early = s->n_removals;
-	if (add_uplink_part(s, &part_failed) < 0)
-		s->append_error = -EIO;
+	s->append_error = add_uplink_part(s, &part_failed);
 	return s->append_error == 0 && part_failed == 0;
+}
+
+/* Up to where rows are the uplink's: only who may drop rows has to know, and asks a lock for it. */
+static uint64_t claimed(struct store *s)
+{
+	return s->config->queue.overflow == CONFIG_OVERFLOW_DROP_OLDEST
+		? mailbox_claimed(s->mailbox)
+		: UINT64_MAX;
 }
 
 int store_append(struct store *s, const struct message *m, uint64_t *ret_id, const char **ret_text)
@@ -405,9 +413,9 @@ int store_append(struct store *s, const struct message *m, uint64_t *ret_id, con
 		}
 	}
 	store_stamp(s, &stamped);
-	r = queue_append(s->queue, &stamped, mailbox_claimed(s->mailbox), ret_id);
+	r = queue_append(s->queue, &stamped, claimed(s), ret_id);
 	if (r == -ENOBUFS && make_room(s))
-		r = queue_append(s->queue, &stamped, mailbox_claimed(s->mailbox), ret_id);
+		r = queue_append(s->queue, &stamped, claimed(s), ret_id);
 	if (r == -ENOBUFS) {
 		*ret_text = queue_full_text(s->queue);
 		store_note_refused(s);
@@ -424,9 +432,12 @@ static int commit_lines(struct store *s)
 {
 	int part_failed = 0, r = s->append_error;
 	uint64_t began = 0;
+	bool apart;
 
 	s->append_error = 0;
-	if (r == 0)
+	(void)store_take_uplink_work(s);
+	apart = s->n_removals > REMOVALS_FEW && s->n_removed_early == 0;
+	if (r == 0 && !apart)
 		r = add_uplink_part(s, &part_failed);
 	if (r == 0) {
 		began = now_usec();
@@ -438,9 +449,13 @@ static int commit_lines(struct store *s)
 		return r;
 	}
 	store_count_committed(s, now_usec() - began);
-	if (part_failed == 0)
+	if (part_failed == 0 && !apart)
 		uplink_work_done(s);
 	store_post_committed(s);
+	/* As a part they would cost memory: each page they change is kept as it was, to go back to.
+	 */
+	if (apart)
+		part_failed = store_commit_uplink_work(s);
 	if (part_failed < 0)
 		store_failed(s, part_failed);
 	return 0;

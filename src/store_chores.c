@@ -13,7 +13,10 @@
 
 #define CHORES_SOON_USEC (1 * USEC_PER_MSEC) /* while there is more to do */
 #define CHORES_WAIT_USEC (20 * USEC_PER_MSEC) /* after something happened */
-#define TELL_USEC	 (60 * USEC_PER_SEC)
+/* Messages that are in the way of giving space back; and for how long to see whether they go. */
+#define TIDY_FEW       1000
+#define TIDY_LOOK_USEC (250 * USEC_PER_MSEC)
+#define TELL_USEC      (60 * USEC_PER_SEC)
 /* Calls of queue_trim() right after a commit: what one turn may add, and a little more. */
 #define TRIM_CALLS 4
 
@@ -155,7 +158,19 @@ void store_arm_chores(struct store *s)
 		arm(s, CHORES_WAIT_USEC);
 }
 
-/* 1 more to do, 0 done, -errno. */
+/*
+ * Giving space back moves what is still in the queue to the beginning of the file: too early while
+ * a backlog drains, all that is moved will be gone in a moment.
+ */
+static bool drains(struct store *s)
+{
+	uint64_t messages = queue_messages(s->queue), before = s->tidy_messages;
+
+	s->tidy_messages = messages;
+	return messages > TIDY_FEW && messages < before;
+}
+
+/* 1 more to do, 0 done, -EAGAIN later, or another -errno. */
 static int do_chores(struct store *s)
 {
 	int r;
@@ -163,13 +178,20 @@ static int do_chores(struct store *s)
 	r = trim(s);
 	if (r == 0)
 		r = store_do_age(s);
-	return r == 0 ? queue_tidy(s->queue) : r;
+	if (r != 0)
+		return r;
+	return drains(s) ? -EAGAIN : queue_tidy(s->queue);
 }
 
 static void run_chores(struct store *s)
 {
 	int r = do_chores(s);
 
+	if (r == -EAGAIN) {
+		arm(s, TIDY_LOOK_USEC);
+		store_arm_age(s);
+		return;
+	}
 	if (r < 0)
 		store_failed(s, r);
 	else if (r > 0)

@@ -61,6 +61,7 @@ struct store {
 	sd_event_source *removal; /* when removals have waited long enough */
 
 	sd_event_source *chores;
+	uint64_t tidy_messages; /* in the queue when tidying was considered last */
 	bool chores_due; /* they came while a transaction was open */
 	sd_event_source *tell; /* tallies, a minute after the last line */
 	struct store_tally refused, overflown, expired;

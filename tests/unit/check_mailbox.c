@@ -79,6 +79,7 @@ START_TEST(test_committed_and_claimed)
 	ck_assert_uint_eq(mailbox_claim(m, 40), 17);
 	ck_assert_uint_eq(mailbox_claimed(m), 17);
 	mailbox_post_committed(m, 55);
+	expect_woken(false, true);
 	ck_assert_uint_eq(mailbox_claim(m, 20), 20);
 	ck_assert_uint_eq(mailbox_claimed(m), 20);
 	ck_assert_uint_eq(mailbox_claim(m, 80), 55);
@@ -86,6 +87,26 @@ START_TEST(test_committed_and_claimed)
 	/* To claim less gives nothing back. */
 	ck_assert_uint_eq(mailbox_claim(m, 3), 55);
 	ck_assert_uint_eq(mailbox_claimed(m), 55);
+}
+END_TEST
+
+/* One that is offline looks for no rows, and is not woken for each commit. */
+START_TEST(test_committed_unasked)
+{
+	mailbox_post_committed(m, 10);
+	expect_woken(false, true);
+	mailbox_post_committed(m, 20);
+	expect_woken(false, false);
+	/* Whatever it finds, it hears of what comes after. */
+	ck_assert_uint_eq(mailbox_claim(m, 1), 1);
+	mailbox_post_committed(m, 30);
+	expect_woken(false, true);
+	mailbox_post_committed(m, 40);
+	expect_woken(false, false);
+	/* Another uplink. */
+	mailbox_reset(m);
+	mailbox_post_committed(m, 40);
+	expect_woken(false, true);
 }
 END_TEST
 
@@ -266,6 +287,19 @@ START_TEST(test_removed)
 	mailbox_post_removed(m, 4);
 	ck_assert_uint_eq(mailbox_take_removed(m), 7);
 	ck_assert_uint_eq(mailbox_take_removed(m), 0);
+	/* A patient uplink is not rung for a few, nor do they get lost. */
+	mailbox_uplink_clear(m);
+	mailbox_set_patient(m, true);
+	mailbox_post_removed(m, 5);
+	ck_assert(!is_readable(mailbox_uplink_fd(m)));
+	mailbox_post_removed(m, MAILBOX_SPAN / 4);
+	ck_assert(is_readable(mailbox_uplink_fd(m)));
+	ck_assert_uint_eq(mailbox_take_removed(m), 5 + MAILBOX_SPAN / 4);
+	mailbox_uplink_clear(m);
+	mailbox_set_patient(m, false);
+	mailbox_post_removed(m, 1);
+	ck_assert(is_readable(mailbox_uplink_fd(m)));
+	ck_assert_uint_eq(mailbox_take_removed(m), 1);
 }
 END_TEST
 
@@ -629,6 +663,7 @@ Suite *check_mailbox(void)
 	tcase_add_test(t, test_free_takes_null);
 	tcase_add_test(t, test_empty);
 	tcase_add_test(t, test_committed_and_claimed);
+	tcase_add_test(t, test_committed_unasked);
 	tcase_add_test(t, test_release);
 	tcase_add_test(t, test_freeze);
 	tcase_add_test(t, test_freeze_unnoticed);

@@ -233,12 +233,84 @@ END_TEST
 
 START_TEST(test_many_removals_do_not_wait)
 {
+	const uint64_t n = 3000;
+	uint64_t id;
+
 	ck_assert_int_eq(try_open(), 0);
-	for (int i = 0; i < 100; i++)
-		accept_line("a");
-	deliver(1, 100);
+	for (uint64_t i = 0; i < n; i++)
+		ck_assert_int_eq(line("a", &id), 0);
+	ck_assert_int_eq(store_commit(store), 0);
+	/* A transaction for each handful would write as many pages as the rows are on. */
+	deliver(1, 1000);
+	ck_assert_uint_eq(messages(), n);
+	deliver(1001, n);
+	ck_assert_uint_eq(messages(), 0);
 	ck_assert_str_eq(rows(), "");
-	ck_assert_uint_eq(mailbox_take_removed(mailbox), 100);
+	ck_assert_uint_eq(mailbox_take_removed(mailbox), n);
+}
+END_TEST
+
+/* They do not go with lines either, but right after them. */
+START_TEST(test_many_removals_with_lines)
+{
+	const uint64_t n = 3000;
+	uint64_t id;
+
+	config.queue.commit_delay_usec = 3600 * USEC_PER_SEC;
+	ck_assert_int_eq(try_open(), 0);
+	for (uint64_t i = 0; i < n; i++)
+		ck_assert_int_eq(line("a", &id), 0);
+	ck_assert_int_eq(store_commit(store), 0);
+	ck_assert_int_eq(line("b", &id), 0);
+	deliver(1, n);
+	ck_assert_int_eq(store_commit(store), 0);
+	ck_assert_str_eq(rows(), "3001");
+	ck_assert_uint_eq(messages(), 1);
+	ck_assert_uint_eq(mailbox_take_removed(mailbox), n);
+	ck_assert_int_eq(error(), 0);
+}
+END_TEST
+
+static int64_t free_pages(void)
+{
+	sqlite3_stmt *stmt;
+	sqlite3 *db;
+	int64_t n;
+
+	ck_assert_int_eq(sqlite3_open_v2(path, &db, SQLITE_OPEN_READONLY, NULL), SQLITE_OK);
+	ck_assert_int_eq(
+		sqlite3_prepare_v2(db, "PRAGMA freelist_count", -1, &stmt, NULL), SQLITE_OK);
+	ck_assert_int_eq(sqlite3_step(stmt), SQLITE_ROW);
+	n = sqlite3_column_int64(stmt, 0);
+	sqlite3_finalize(stmt);
+	sqlite3_close(db);
+	return n;
+}
+
+/* Space is given back once a backlog is gone or stays as it is: what is left of it is moved then.
+ */
+START_TEST(test_space_of_a_backlog)
+{
+	static char payload[1001];
+	const uint64_t n = 12000, step = 2130;
+	uint64_t id;
+
+	memset(payload, 'x', sizeof(payload) - 1);
+	ck_assert_int_eq(try_open(), 0);
+	for (uint64_t i = 1; i <= n; i++) {
+		ck_assert_int_eq(line(payload, &id), 0);
+		if (i % 1000 == 0)
+			ck_assert_int_eq(store_commit(store), 0);
+	}
+	for (uint64_t done = 0; done < 5 * step; done += step) {
+		deliver(done + 1, done + step);
+		run(40 * USEC_PER_MSEC);
+	}
+	ck_assert_uint_eq(messages(), n - 5 * step);
+	ck_assert_int_gt(free_pages(), 2000);
+	while (free_pages() > 300)
+		run(10 * USEC_PER_MSEC);
+	ck_assert_uint_eq(messages(), n - 5 * step);
 }
 END_TEST
 
@@ -996,6 +1068,8 @@ Suite *check_store(void)
 	tcase_add_test(t, test_few_removals_wait_for_lines);
 	tcase_add_test(t, test_few_removals_do_not_wait_for_ever);
 	tcase_add_test(t, test_many_removals_do_not_wait);
+	tcase_add_test(t, test_many_removals_with_lines);
+	tcase_add_test(t, test_space_of_a_backlog);
 	tcase_add_test(t, test_removals_at_the_end);
 	tcase_add_test(t, test_notes_do_not_wait);
 	tcase_add_test(t, test_hurry);
