@@ -9,6 +9,7 @@
 
 #include "config-build.h"
 #include "config.h"
+#include "footprint.h"
 #include "gateway.h"
 #include "log.h"
 
@@ -116,6 +117,9 @@ int main(int argc, char **argv)
 	enum mode mode = MODE_RUN;
 	int status;
 
+	footprint_init();
+	/* Of what the libraries have done so far little is done again. */
+	footprint_trim();
 	status = parse_arguments(argc, argv, &path, &mode);
 	if (status >= 0)
 		return status;
