@@ -10,8 +10,10 @@
 #include "config.h"
 
 #include <errno.h>
+#include <sys/stat.h>
 
 #include "config_loader.h"
+#include "url.h"
 
 /* --- groups -------------------------------------------------------------------------------- */
 
@@ -29,10 +31,15 @@ static void read_group(
 	config_read_keys(l, setting, group, path, l->c);
 }
 
+static bool is_brokers(const struct config_group *group)
+{
+	return group->is_list && !group->is_access;
+}
+
 static const struct config_group *find_group(const struct config_loader *l, const char *name)
 {
 	for (size_t g = 0; g < config_n_groups; g++)
-		if (streq(name, config_groups[g].name) && (l->c || config_groups[g].is_list))
+		if (streq(name, config_groups[g].name) && (l->c || is_brokers(&config_groups[g])))
 			return &config_groups[g];
 	return NULL;
 }
@@ -52,10 +59,14 @@ static void read_root(struct config_loader *l)
 			read_group(l, setting, group);
 	}
 	/* What a list of brokers may be depends on the group `discovery`. */
-	for (size_t g = 0; g < config_n_groups && !l->no_memory && !l->places; g++)
-		if (config_groups[g].is_list)
-			config_read_brokers(
-				l, config_member(root, config_groups[g].name), &config_groups[g]);
+	for (size_t g = 0; g < config_n_groups && !l->no_memory && !l->places; g++) {
+		const struct config_group *group = &config_groups[g];
+
+		if (is_brokers(group))
+			config_read_brokers(l, config_member(root, group->name), group);
+		else if (group->is_access && l->c)
+			config_read_access(l, config_member(root, group->name), group);
+	}
 }
 
 /* --- between keys -------------------------------------------------------------------------- */
@@ -131,8 +142,40 @@ static void check_discovery(struct config_loader *l)
 			"discovery.file: there is discovery.srv, too; allowed: one of the two");
 }
 
+/* User information and query of a URL are passwords and tokens, see url.h. */
+static void check_report(struct config_loader *l)
+{
+	const config_setting_t *report = config_member(config_root_setting(&l->lib), "report");
+	const struct {
+		const char *name, *url;
+	} urls[] = {
+		{ "push_url", l->c->report.push_url },
+		{ "alert_url", l->c->report.alert_url },
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(urls); i++) {
+		const config_setting_t *setting = config_member(report, urls[i].name);
+		_cleanup_(freep) char *masked = NULL;
+		const struct config_source_file *file;
+
+		if (!*urls[i].url || !setting)
+			continue;
+		if (url_mask(&masked, urls[i].url) < 0) {
+			l->no_memory = true;
+			return;
+		}
+		file = config_source_file_at(&l->source, config_line_of(setting));
+		if (!streq(masked, urls[i].url) && (file->mode & S_IROTH))
+			config_warn(l,
+				"%s holds a secret in report.%s and is readable by others: chmod "
+				"o-r",
+				file->name, urls[i].name);
+	}
+}
+
 static void check_all(struct config_loader *l)
 {
+	check_report(l);
 	check_order(l);
 	check_discovery(l);
 	check_presence(l, "will", &l->c->mqtt.will);
@@ -167,8 +210,9 @@ static int new_config(struct config_loader *l)
 	for (size_t g = 0; g < config_n_groups && r == 0; g++) {
 		const struct config_group *group = &config_groups[g];
 
-		r = config_group_set_defaults(
-			group, group->is_list ? (void *)template : (void *)l->c);
+		if (!group->is_access) /* no rule is the default */
+			r = config_group_set_defaults(
+				group, group->is_list ? (void *)template : (void *)l->c);
 	}
 	return r;
 }
@@ -313,6 +357,7 @@ struct config *config_free(struct config *c)
 		return NULL;
 	config_brokers_free(c->brokers, c->n_brokers);
 	config_broker_done(&c->discovery.template);
+	config_access_free(c->access, c->n_access);
 	free(c->discovery.srv);
 	free(c->discovery.file);
 	free(c->gateway.id);

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <sys/types.h>
 
+#include "access.h"
 #include "backoff.h"
 #include "util.h"
 
@@ -78,6 +79,9 @@ struct config {
 		unsigned max_clients;
 		size_t max_message_bytes;
 		size_t max_buffered_bytes;
+		/* Of each client; 0: no bound. */
+		uint64_t max_rate; /* lines a second */
+		size_t max_inflight_bytes; /* lines without an answer */
 	} socket;
 	struct {
 		char *path;
@@ -136,6 +140,8 @@ struct config {
 		char *alert_url; /* "" = none */
 		uint64_t interval_usec;
 	} report;
+	struct access_rule *access; /* who may publish what; NULL: who can open the socket, all */
+	size_t n_access;
 	struct {
 		int level; /* LOG_ERR ... LOG_DEBUG */
 	} log;

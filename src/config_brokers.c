@@ -133,16 +133,19 @@ static void read_password_file(
 	_cleanup_(freep) char *path = file_path(l, setting, "password_file", b->password_file);
 	_cleanup_(freep) char *text = NULL;
 	size_t read = 0, n;
+	mode_t mode = 0;
 	int r;
 
 	if (!path)
 		return;
-	r = config_slurp(path, true, MAX_SECRET + 2, &text, &read, NULL);
+	r = config_slurp(path, true, MAX_SECRET + 2, &text, &read, &mode);
 	if (r < 0 && r != -EFBIG) {
 		config_fault(l, setting, "password_file: cannot read \"%s\": %s", path,
 			config_slurp_strerror(r));
 		return;
 	}
+	if (mode & S_IROTH)
+		config_warn(l, "%s holds a password and is readable by others: chmod o-r", path);
 	n = r < 0 ? SIZE_MAX : stripped_length(text, read);
 	if (n == 0 || n > MAX_SECRET) {
 		config_fault(l, setting,

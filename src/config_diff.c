@@ -24,6 +24,8 @@ static const struct {
 	{ "socket.max_clients", CONFIG_EFFECT_LIVE },
 	{ "socket.max_message_bytes", CONFIG_EFFECT_LIVE },
 	{ "socket.max_buffered_bytes", CONFIG_EFFECT_LIVE },
+	{ "socket.max_rate", CONFIG_EFFECT_LIVE },
+	{ "socket.max_inflight_bytes", CONFIG_EFFECT_LIVE },
 
 	{ "control.path", CONFIG_EFFECT_LIVE },
 
@@ -91,6 +93,10 @@ static const struct {
 	{ "report.alert_url", CONFIG_EFFECT_REPORT },
 	{ "report.interval", CONFIG_EFFECT_REPORT },
 
+	{ "access.user", CONFIG_EFFECT_LIVE },
+	{ "access.group", CONFIG_EFFECT_LIVE },
+	{ "access.topics", CONFIG_EFFECT_LIVE },
+
 	{ "log.level", CONFIG_EFFECT_LIVE },
 };
 
@@ -125,8 +131,20 @@ static bool is_string(const struct config_key *key)
 		key->kind == CONFIG_KIND_SECRET;
 }
 
+static bool same_filters(const struct access_topics *a, const struct access_topics *b)
+{
+	if (a->n != b->n)
+		return false;
+	for (size_t i = 0; i < a->n; i++)
+		if (!streq(a->list[i], b->list[i]))
+			return false;
+	return true;
+}
+
 static bool same_value(const struct config_key *key, const void *a, const void *b)
 {
+	if (key->kind == CONFIG_KIND_FILTERS)
+		return same_filters(a, b);
 	if (is_string(key))
 		return streq(*(char *const *)a, *(char *const *)b);
 	return memcmp(a, b, key->width) == 0;
@@ -198,6 +216,27 @@ static void diff_brokers(const struct diff *d, const struct config_group *group,
 		diff_broker(d, group, (unsigned)i, &a->brokers[i], &b->brokers[i]);
 }
 
+/* A name that stands for another number than before counts as another name. */
+static void diff_access(const struct diff *d, const struct config_group *group,
+	const struct config *a, const struct config *b)
+{
+	char shown[32];
+
+	if (a->n_access != b->n_access) {
+		d->changed(d->userdata, group->name, config_effect("access.topics"));
+		return;
+	}
+	for (size_t i = 0; i < a->n_access; i++) {
+		const struct access_rule *one = &a->access[i], *other = &b->access[i];
+
+		snprintf(shown, sizeof(shown), "%s[%zu]", group->name, i);
+		diff_keys(d, group, shown, one, other);
+		if (one->id != other->id && streq(one->user, other->user) &&
+			streq(one->group, other->group))
+			tell(d, group->name, shown, *one->user ? "user" : "group");
+	}
+}
+
 void config_diff(
 	const struct config *a, const struct config *b, config_changed_fn changed, void *userdata)
 {
@@ -206,7 +245,9 @@ void config_diff(
 	for (size_t g = 0; g < config_n_groups; g++) {
 		const struct config_group *group = &config_groups[g];
 
-		if (group->is_list)
+		if (group->is_access)
+			diff_access(&d, group, a, b);
+		else if (group->is_list)
 			diff_brokers(&d, group, a, b);
 		else
 			diff_keys(&d, group, group->name, a, b);

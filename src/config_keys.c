@@ -101,8 +101,10 @@ bool config_suggest(const struct config_group *group, const char *name, char *bu
 	/* Of two such groups, the one at hand. */
 	if (!found && group)
 		found = is_elsewhere(group, name, buf, size);
+	/* Who writes `user` for a broker does not mean a rule. */
 	for (size_t g = 0; !found && g < config_n_groups; g++)
-		found = is_elsewhere(&config_groups[g], name, buf, size);
+		found = !config_groups[g].is_access &&
+			is_elsewhere(&config_groups[g], name, buf, size);
 	return found;
 }
 
@@ -197,6 +199,7 @@ static void describe(const struct config_key *key, char *buf, size_t size)
 	case CONFIG_KIND_STRING:
 	case CONFIG_KIND_TEMPLATE:
 	case CONFIG_KIND_SECRET: snprintf(buf, size, "a string"); break;
+	case CONFIG_KIND_FILTERS: snprintf(buf, size, "( \"a/b\", \"c/#\" )"); break;
 	case CONFIG_KIND_GROUP: snprintf(buf, size, "{ name = value; ... }"); break;
 	}
 }
@@ -212,6 +215,7 @@ int config_string_set(char **field, const char *s)
 	if (*field)
 		explicit_bzero(*field, strlen(*field));
 	free(*field);
+	/* -fanalyzer: the field owns it from now on. */
 	*field = copy;
 	return 0;
 }
@@ -300,6 +304,8 @@ static int set_default(const struct config_key *key, void *base)
 {
 	if (key->kind == CONFIG_KIND_GROUP)
 		return config_group_set_defaults(key->group, (char *)base + key->offset);
+	if (key->kind == CONFIG_KIND_FILTERS)
+		return 0; /* none: the struct was all zero */
 	if (key->text)
 		return store_string(key, base, key->text);
 	if (key->kind == CONFIG_KIND_BOOLEAN || (key->none && key->number == 0))
@@ -335,6 +341,8 @@ static int wrong_type(const struct config_key *key, enum config_type type, char 
 
 	if (key->kind == CONFIG_KIND_GROUP)
 		wanted = "a group";
+	else if (key->kind == CONFIG_KIND_FILTERS)
+		wanted = "a list of topic filters";
 	else if (key->kind == CONFIG_KIND_BOOLEAN)
 		wanted = "a boolean";
 	else if (key->kind == CONFIG_KIND_COUNT)
@@ -371,6 +379,7 @@ static int set_string(
 {
 	const char *allowed = key->check ? key->check(s) : NULL;
 	char quoted[96] = "\"", *q = quoted + 1;
+	const char *at = strrchr(s, '@');
 	double bytes = 0;
 	int r;
 
@@ -389,7 +398,10 @@ static int set_string(
 		return r;
 	if (key->kind == CONFIG_KIND_SECRET || key->is_url)
 		return not_allowed(key, "this value", allowed, why, size);
-	strcat(q, config_escape(s, q, sizeof(quoted) - 8) ? "\"" : "...\"");
+	/* A URL where a host belongs, say, with a password before the "@". */
+	if (at)
+		q = stpcpy(q, "***");
+	strcat(q, config_escape(at ? at : s, q, sizeof(quoted) - 12) ? "\"" : "...\"");
 	return not_allowed(key, quoted, allowed, why, size);
 }
 
@@ -400,7 +412,7 @@ int config_key_set(const struct config_key *key, const struct config_value *valu
 	char found[64];
 	double number;
 
-	if (key->kind == CONFIG_KIND_GROUP)
+	if (key->kind == CONFIG_KIND_GROUP || key->kind == CONFIG_KIND_FILTERS)
 		return wrong_type(key, value->type, why, size);
 	if (key->kind == CONFIG_KIND_BOOLEAN)
 		return value->type == CONFIG_BOOLEAN

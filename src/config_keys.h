@@ -42,6 +42,7 @@ enum config_kind {
 	CONFIG_KIND_FACTOR, /* a double */
 	CONFIG_KIND_WORD, /* one of a few words, in an int or an enum */
 	CONFIG_KIND_MODE, /* file permissions, in a mode_t */
+	CONFIG_KIND_FILTERS, /* topic filters, in a struct access_topics; no scalar */
 	CONFIG_KIND_GROUP, /* of keys, in a struct of its own */
 };
 
@@ -77,7 +78,9 @@ struct config_group {
 	const char *name; /* of one within another group: both, with a dot */
 	const struct config_key *keys;
 	size_t n_keys;
-	bool is_list; /* of groups, each a struct config_broker; else keys are in struct config */
+	bool is_list; /* of groups, each a struct of its own; else keys are in struct config */
+	bool is_access; /* of the lists: each is a struct access_rule, else a struct config_broker
+			 */
 	/* There is a bool `enabled` in the struct: whether the group was given. Only then it is
 	 * printed. */
 	bool is_switch;

@@ -132,6 +132,11 @@ static void read_key(struct config_loader *l, config_setting_t *setting,
 		explicit_bzero(setting->value.sval, strlen(v.string));
 }
 
+static bool is_any_list(const config_setting_t *setting)
+{
+	return config_setting_is_list(setting) || config_setting_is_array(setting);
+}
+
 void config_read_keys(struct config_loader *l, const config_setting_t *setting,
 	const struct config_group *group, const char *path, void *base)
 {
@@ -143,6 +148,9 @@ void config_read_keys(struct config_loader *l, const config_setting_t *setting,
 
 		if (key && key->kind == CONFIG_KIND_GROUP)
 			read_subgroup(l, child, key, path, (char *)base + key->offset);
+		else if (key && key->kind == CONFIG_KIND_FILTERS && is_any_list(child))
+			config_read_filters(
+				l, child, path, key, (void *)((char *)base + key->offset));
 		else if (key)
 			read_key(l, child, key, path, base);
 		else

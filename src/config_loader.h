@@ -65,6 +65,17 @@ void config_read_brokers(
 /* Wipes and frees what it holds. */
 void config_broker_done(struct config_broker *b);
 
+/* --- config_access.c: who may publish what --- */
+
+/* Reads the `access` list, NULL when there is none, into `l->c`. */
+void config_read_access(
+	struct config_loader *l, config_setting_t *setting, const struct config_group *group);
+/* What CONFIG_KIND_FILTERS is. */
+void config_read_filters(struct config_loader *l, config_setting_t *setting, const char *path,
+	const struct config_key *key, struct access_topics *topics);
+/* Takes NULL. */
+void config_access_free(struct access_rule *rules, size_t n);
+
 /* --- config_machine.c: what the machine has a part in --- */
 
 void config_derive_id(struct config_loader *l);

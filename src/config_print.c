@@ -90,6 +90,16 @@ static void print_url(const char *url, FILE *out)
 		fputs("\"\"", out);
 }
 
+static void print_filters(const struct access_topics *topics, FILE *out)
+{
+	fputs("( ", out);
+	for (size_t i = 0; i < topics->n; i++) {
+		fputs(i ? ", " : "", out);
+		print_string(topics->list[i], '\0', out);
+	}
+	fputs(" )", out);
+}
+
 void config_key_print(const struct config_key *key, const void *base, FILE *out)
 {
 	const void *field = (const char *)base + key->offset;
@@ -100,6 +110,7 @@ void config_key_print(const struct config_key *key, const void *base, FILE *out)
 	}
 	switch (key->kind) {
 	case CONFIG_KIND_GROUP: break;
+	case CONFIG_KIND_FILTERS: print_filters(field, out); break;
 	case CONFIG_KIND_BOOLEAN: fputs(*(const bool *)field ? "true" : "false", out); break;
 	case CONFIG_KIND_STRING:
 		if (key->is_url)
@@ -163,6 +174,27 @@ static void print_brokers(const struct config_group *group, const struct config 
 	fputs(");\n", out);
 }
 
+/* Of user and group the one that is given. No rule: no list, an empty one is a fault. */
+static void print_access(const struct config_group *group, const struct config *c, FILE *out)
+{
+	for (size_t i = 0; i < c->n_access; i++) {
+		const struct access_rule *rule = &c->access[i];
+
+		fprintf(out, "%s\t{\n", i ? "" : "access: (\n");
+		for (size_t k = 0; k < group->n_keys; k++) {
+			const struct config_key *key = &group->keys[k];
+			const char *const *field = (const void *)((const char *)rule + key->offset);
+
+			if (key->kind == CONFIG_KIND_STRING && !**field)
+				continue;
+			fprintf(out, "\t\t%s = ", key->name);
+			config_key_print(key, rule, out);
+			fputs(";\n", out);
+		}
+		fputs(i + 1 < c->n_access ? "\t},\n" : "\t}\n);\n", out);
+	}
+}
+
 int config_print(const struct config *c, FILE *out)
 {
 	errno = 0;
@@ -170,7 +202,10 @@ int config_print(const struct config *c, FILE *out)
 		const struct config_group *group = &config_groups[g];
 
 		if (group->is_list) {
-			print_brokers(group, c, out);
+			if (group->is_access)
+				print_access(group, c, out);
+			else
+				print_brokers(group, c, out);
 			continue;
 		}
 		fprintf(out, "%s: {\n", group->name);

@@ -28,6 +28,7 @@ struct scan {
 	unsigned file;
 	unsigned line;
 	unsigned depth;
+	bool in_password; /* the last name was that */
 };
 
 static int scan_file(struct config_source *s, const char *path, unsigned depth, bool regular);
@@ -98,6 +99,7 @@ void config_source_fault(struct config_source *s, unsigned at, const char *forma
 	char *text;
 	int r;
 
+	/* -fanalyzer: the source owns it from now on. */
 	faults = grow(s, s->faults, s->n_faults, sizeof(*faults));
 	if (!faults)
 		return;
@@ -134,6 +136,7 @@ static void map_line(struct config_source *s, unsigned file, unsigned line)
 
 	if (!lines)
 		return;
+	/* -fanalyzer: as above. */
 	s->lines = lines;
 	lines[s->n_lines++] = (struct config_source_line){ .file = file, .line = line };
 }
@@ -145,6 +148,7 @@ static unsigned add_file(struct config_source *s, const char *name, mode_t mode)
 
 	if (!files)
 		return 0;
+	/* -fanalyzer: as above. */
 	s->files = files;
 	files[s->n_files] = (struct config_source_file){ .name = strdup(name), .mode = mode };
 	if (!files[s->n_files].name)
@@ -252,6 +256,9 @@ static bool check_integer(struct scan *c, int n, bool hex, bool is_long)
 
 	errno = 0;
 	value = strtoull(negative ? c->p + 1 : c->p, NULL, hex ? 16 : 10);
+	/* A password without its quotes is not to be shown; that it is no string is found later. */
+	if (c->in_password)
+		return !is_long;
 	if (errno == ERANGE || value > INT64_MAX + more) {
 		config_source_fault(c->s, here(c->s),
 			"%.*s does not fit 64 bits; allowed: at most %lldL", shown, c->p,
@@ -309,6 +316,8 @@ static void take_name(struct scan *c)
 
 	while (isalnum((unsigned char)*p) || *p == '-' || *p == '_' || *p == '*')
 		p++;
+	c->in_password = (size_t)(p - c->p) == strlen("password") &&
+		strncasecmp(c->p, "password", strlen("password")) == 0;
 	take(c, (size_t)(p - c->p));
 }
 
@@ -425,6 +434,7 @@ static int scan_file(struct config_source *s, const char *path, unsigned depth, 
 	r = config_slurp(path, regular, MAX_BYTES, &buf, &length, &mode);
 	if (r < 0)
 		return r;
+	/* -fanalyzer: what is not negative has set all three. */
 	c.file = add_file(s, path, mode);
 	c.begin = c.p = buf;
 	c.end = buf + length;

@@ -5,12 +5,12 @@
  */
 #include "config_keys.h"
 
-#include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
 #include <limits.h>
 #include <sys/un.h>
 
+#include "address.h"
 #include "log.h"
 #include "url.h"
 #include "utf8.h"
@@ -84,6 +84,12 @@ static const char *check_group(const char *s)
 	return strlen(s) <= 256 && *s != '-' && is_plain(s, "._-$@\\ ")
 		? NULL
 		: "the name of a group, or \"\" to leave the group alone";
+}
+
+static const char *check_account(const char *s)
+{
+	return strlen(s) <= 256 && *s != '-' && is_plain(s, "._-$@\\ ") ? NULL
+									: "a name or a number";
 }
 
 static const char *check_host(const char *s)
@@ -164,29 +170,15 @@ static const char *check_payload(const char *s)
 	return strlen(s) <= UINT16_MAX ? NULL : "at most 65535 bytes";
 }
 
-/* "127.0.0.1:9641", "[::1]:9641": a number, a port; nothing is looked up. */
 static const char *check_listen(const char *s)
 {
-	static const char *const allowed =
-		"\"ADDRESS:PORT\" with a numeric address, such as \"127.0.0.1:9641\" or "
-		"\"[::1]:9641\", or \"\" for none";
-	unsigned char address[sizeof(struct in6_addr)];
-	const char *colon = strrchr(s, ':');
-	char text[INET6_ADDRSTRLEN] = "", *end;
-	size_t n = colon ? (size_t)(colon - s) : 0;
-	bool v6 = *s == '[' && n > 2 && s[n - 1] == ']';
-	unsigned long port;
+	union address a;
+	socklen_t len;
 
-	if (!*s)
-		return NULL;
-	if (n == 0 || n - 2 * v6 >= sizeof(text) || !isdigit((unsigned char)colon[1]))
-		return allowed;
-	memcpy(text, s + v6, n - 2 * v6);
-	port = strtoul(colon + 1, &end, 10);
-	if (*end || port < 1 || port > UINT16_MAX ||
-		inet_pton(v6 ? AF_INET6 : AF_INET, text, address) != 1)
-		return allowed;
-	return NULL;
+	return !*s || (address_parse(s, &a, &len) == 0 && address_port(&a) > 0)
+		? NULL
+		: "\"ADDRESS:PORT\" with a numeric address, such as \"127.0.0.1:9641\" or "
+		  "\"[::1]:9641\", or \"\" for none";
 }
 
 static const char *check_url(const char *s)
@@ -283,6 +275,7 @@ static const struct config_words level_words = {
 #define CONFIG(field)	IN(struct config, field)
 #define BROKER(field)	IN(struct config_broker, field)
 #define TLS(field)	IN(struct config_tls, field)
+#define ACCESS(field)	IN(struct access_rule, field)
 #define PRESENCE(field) IN(struct config_presence, field)
 
 /* clang-format off */
@@ -303,6 +296,10 @@ static const struct config_key socket_keys[] = {
 		.least = K, .most = 64 * M },
 	{ "max_buffered_bytes", CONFIG_KIND_SIZE, CONFIG(socket.max_buffered_bytes),
 		.number = 16 * M, .least = K, .most = G },
+	{ "max_rate", CONFIG_KIND_COUNT, CONFIG(socket.max_rate), .least = 1, .most = 1e6,
+		.none = true },
+	{ "max_inflight_bytes", CONFIG_KIND_SIZE, CONFIG(socket.max_inflight_bytes), .least = K,
+		.most = G, .none = true },
 };
 
 static const struct config_key queue_keys[] = {
@@ -436,6 +433,13 @@ static const struct config_key report_keys[] = {
 		.least = 1, .most = DAY },
 };
 
+/* Defaults mean: not given. */
+static const struct config_key access_keys[] = {
+	{ "user", CONFIG_KIND_STRING, ACCESS(user), .text = "", .check = check_account },
+	{ "group", CONFIG_KIND_STRING, ACCESS(group), .text = "", .check = check_account },
+	{ "topics", CONFIG_KIND_FILTERS, ACCESS(topics) },
+};
+
 static const struct config_key log_keys[] = {
 	{ "level", CONFIG_KIND_WORD, CONFIG(log.level), .text = "info", .words = &level_words },
 };
@@ -451,6 +455,7 @@ const struct config_group config_groups[] = {
 	{ "retry", retry_keys, ARRAY_SIZE(retry_keys) },
 	{ "metrics", metrics_keys, ARRAY_SIZE(metrics_keys) },
 	{ "report", report_keys, ARRAY_SIZE(report_keys) },
+	{ "access", access_keys, ARRAY_SIZE(access_keys), .is_list = true, .is_access = true },
 	{ "log", log_keys, ARRAY_SIZE(log_keys) },
 };
 /* clang-format on */

@@ -45,6 +45,8 @@ enum event_kind {
 	EVENT_MESSAGES_DROPPED, /* at a bound, with drop-oldest */
 	EVENT_MESSAGES_EXPIRED, /* older than queue.max_age */
 	EVENT_CLIENT_REFUSED, /* a local program could not be let in */
+	EVENT_CLIENT_CUT_OFF, /* one has kept others waiting for too long */
+	EVENT_NOT_ALLOWED, /* one has no right to publish what it sent */
 	EVENT_CLOCK_UNSET, /* the time of day is not to be trusted yet */
 	EVENT_CLOCK_TRUSTED, /* now it is, and timestamps are corrected */
 	EVENT_RELOADED, /* a new configuration is in effect */

@@ -14,6 +14,7 @@
 #include <systemd/sd-daemon.h>
 
 #include "event.h"
+#include "footprint.h"
 #include "gateway_internal.h"
 #include "log.h"
 #include "timer.h"
@@ -233,6 +234,10 @@ void gateway_ingest_params(struct gateway *g, struct ingest_params *ret)
 		.max_clients = c->socket.max_clients,
 		.max_message_bytes = c->socket.max_message_bytes,
 		.max_buffered_bytes = c->socket.max_buffered_bytes,
+		.stall_usec = INGEST_STALL_USEC,
+		.max_rate = c->socket.max_rate,
+		.max_inflight_bytes = c->socket.max_inflight_bytes,
+		.access = { c->access, c->n_access },
 		.commit_delay_usec = c->queue.commit_delay_usec,
 		.refused = g->refused,
 	};
@@ -363,6 +368,7 @@ int gateway_run(struct config *config, const char *config_path)
 				"serving %s; lines are refused until the queue can be written",
 				g->config->socket.path);
 		sd_notify(0, "READY=1");
+		footprint_trim();
 		r = sd_event_loop(g->event);
 		if (r < 0)
 			log_error("event loop failed: %s", strerrordesc_np(-r));

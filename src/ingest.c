@@ -7,8 +7,8 @@
  * their order, and written only when the commit has said what they must be. A client whose lines
  * wait for it is kept until then, though it may have hung up.
  *
- * Fairness: clients with something to handle stand in a first-in, first-out list; one that is not
- * through when a turn is full goes on in the next, behind the others.
+ * Fairness: clients with something to handle stand in a first-in, first-out list, and each has its
+ * share of the turn's lines; one that is not through with it goes on behind the others.
  *
  * Must not know: SQL, brokers.
  */
@@ -17,71 +17,22 @@
 #include <errno.h>
 #include <stdio.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
 
-#include "event.h"
-#include "flap.h"
-#include "frame_json.h"
-#include "ingest_client.h"
+#include "ingest_internal.h"
 #include "log.h"
 #include "timer.h"
 
-/* Bounds of one turn. */
-#define TURN_LINES  1000
+/* Bounds of one turn, besides its lines. */
 #define TURN_BYTES  (1024 * 1024)
 #define TURN_EVENTS 256
-#define TURN_ACCEPT 64
+/* Lines of one client, before it is the next one's turn. */
+#define LEAST_SHARE 32
 
-#define ACCEPT_PAUSE_USEC   (1 * USEC_PER_SEC)
 #define DELAY_ACCURACY_USEC (1 * USEC_PER_MSEC)
-
-/* A line's answer, as far as it is known before the commit. */
-struct reply {
-	struct client *client;
-	enum frame_error error;
-	bool has_id;
-	uint64_t seq;
-	size_t id, id_len; /* in `texts` */
-	size_t text, text_len;
-};
-
-struct ingest {
-	sd_event *event;
-	sd_event_source *listen;
-	sd_event_source *resume; /* listening, after a pause */
-	sd_event_source *io;
-	sd_event_source *again; /* something is left from the last turn */
-	sd_event_source *delay; /* the turn under way ends then */
-	int listen_fd;
-	int epoll_fd;
-	struct ingest_params params;
-	struct ingest_callbacks callbacks;
-	void *userdata;
-	struct frame_json *frames;
-
-	struct client *clients;
-	unsigned n_clients;
-	struct client_pool pool;
-	struct client *ready, **ready_tail;
-	struct client *touched;
-
-	/* The turn under way. */
-	struct reply replies[TURN_LINES];
-	size_t n_replies;
-	struct buffer texts;
-	size_t lines;
-	size_t bytes; /* read */
-	size_t appended;
-	size_t taken; /* of them: whether they are stored depends on the commit alone */
-	int failed; /* -errno: nothing that was appended in this turn is stored */
-	bool hurry; /* no turn waits any more */
-
-	struct flap refusals, pauses; /* told now and then */
-};
 
 /* --- lists ----------------------------------------------------------------------------------- */
 
-static void touch(struct ingest *i, struct client *c)
+void ingest_touch(struct ingest *i, struct client *c)
 {
 	if (c->is_touched)
 		return;
@@ -98,6 +49,7 @@ static void push_ready(struct ingest *i, struct client *c)
 	c->next_ready = NULL;
 	*i->ready_tail = c;
 	i->ready_tail = &c->next_ready;
+	i->n_ready++;
 }
 
 static struct client *pop_ready(struct ingest *i)
@@ -110,7 +62,8 @@ static struct client *pop_ready(struct ingest *i)
 	if (!i->ready)
 		i->ready_tail = &i->ready;
 	c->is_ready = false;
-	touch(i, c);
+	i->n_ready--;
+	ingest_touch(i, c);
 	return c;
 }
 
@@ -124,6 +77,9 @@ static void drop(struct ingest *i, struct client *c)
 		c->next->prev = c->prev;
 	i->n_clients--;
 	client_free(c);
+	/* There is a descriptor again. */
+	if (timer_is_set(i->resume))
+		timer_set(i->resume, 0);
 }
 
 /* --- one line -------------------------------------------------------------------------------- */
@@ -139,16 +95,14 @@ static int keep(struct ingest *i, const char *s, size_t len, size_t *ret_offset)
 	return buffer_append(&i->texts, s, len);
 }
 
-/* A reply that cannot be given would make the later ones lie: the connection ends without them,
- * which says of each line that it was not accepted. */
-static void give_up_replies(struct client *c)
+void ingest_give_up_replies(struct client *c)
 {
 	client_stop_reading(c);
 	c->last = c->deaf = true;
 }
 
 /* By the error's number, but for FRAME_OK. */
-static void count_refused(struct ingest *i, enum frame_error error, uint64_t n)
+void ingest_count_refused(struct ingest *i, enum frame_error error, uint64_t n)
 {
 	i->params.refused[error - 1].count += n;
 }
@@ -171,7 +125,7 @@ static void add_reply(struct ingest *i, struct client *c, const struct frame *f,
 	if (error == FRAME_OK)
 		i->taken++;
 	else
-		count_refused(i, error, 1);
+		ingest_count_refused(i, error, 1);
 	*reply = (struct reply){ .client = c, .error = error, .seq = seq };
 	if (f && f->id) {
 		reply->has_id = true;
@@ -184,7 +138,7 @@ static void add_reply(struct ingest *i, struct client *c, const struct frame *f,
 	}
 	if (r < 0) {
 		i->n_replies--;
-		give_up_replies(c);
+		ingest_give_up_replies(c);
 		return;
 	}
 	c->pending++;
@@ -210,10 +164,14 @@ static void handle_line(struct ingest *i, struct client *c, const char *line, si
 	int r;
 
 	i->lines++;
-	error = frame_json_parse(
-		i->frames, line, len, i->params.default_qos, now_epoch_msec(), &frame);
+	error = frame_json_parse(i->frames, line, len, i->params.default_qos, i->read_msec, &frame);
 	if (error != FRAME_OK) {
 		add_reply(i, c, &frame, error, frame.error_text, 0);
+		return;
+	}
+	text = ingest_access_refuses(i, c, &frame.message);
+	if (text) {
+		add_reply(i, c, &frame, FRAME_NOT_ALLOWED, text, 0);
 		return;
 	}
 	/* Counts whatever comes of it: `commit` ends what the first `append` began. */
@@ -251,22 +209,35 @@ static void refuse_too_large(struct ingest *i, struct client *c)
 	c->last = true;
 }
 
+/* What is left of a turn is shared among those who have something for it. */
+static size_t share(const struct ingest *i)
+{
+	size_t left = TURN_LINES - size_min(i->lines, TURN_LINES), each = left / (i->n_ready + 1);
+
+	return i->lines + (each < LEAST_SHARE ? LEAST_SHARE : each);
+}
+
 /* Handles what this client has, as far as the turn has room. True when it has more to read. */
 static bool serve(struct ingest *i, struct client *c)
 {
-	size_t before = buffer_len(&c->in), len;
+	size_t before = buffer_len(&c->in), len, most = share(i);
 	bool more_to_read = false;
 	const char *line;
 
+	if (c->held)
+		return false;
 	if (c->readable && !c->eof && !c->more)
 		more_to_read = client_read(c);
 	i->bytes += buffer_len(&c->in) - before;
+	i->read_msec = now_epoch_msec();
 	/* In this order: a full turn must still find out that lines are left. */
-	while (client_line(c, &line, &len) && !turn_is_full(i)) {
+	while (client_line(c, &line, &len) && !turn_is_full(i) && i->lines < most) {
 		if (is_too_large(i, line, len)) {
 			refuse_too_large(i, c);
 			return false;
 		}
+		if (ingest_limits_hold(i, c, len))
+			return false;
 		if (!frame_json_is_blank(line, len))
 			handle_line(i, c, line, len);
 		client_consume(c, len);
@@ -308,25 +279,23 @@ static void write_replies(struct ingest *i)
 		struct client *c = i->replies[n].client;
 
 		if (write_reply(i, &i->replies[n]) < 0)
-			give_up_replies(c);
+			ingest_give_up_replies(c);
 		c->pending--;
-		touch(i, c);
+		ingest_limits_answered(c);
+		ingest_touch(i, c);
 	}
 	i->n_replies = 0;
 	buffer_consume(&i->texts, buffer_len(&i->texts));
 }
 
-/* Clients that waited for memory may try again. */
-static void wake_waiting(struct ingest *i)
+void ingest_wake_waiting(struct ingest *i)
 {
-	if (i->pool.waiting == 0 || !client_pool_has_room(&i->pool))
-		return;
 	for (struct client *c = i->clients; c; c = c->next) {
 		if (!c->waiting)
 			continue;
 		c->waiting = false;
 		i->pool.waiting--;
-		touch(i, c);
+		ingest_touch(i, c);
 	}
 }
 
@@ -338,11 +307,11 @@ static void look_after(struct ingest *i, struct client *c)
 		return;
 	}
 	/* One that does not read its replies is not read from. */
-	if (c->more && buffer_len(&c->out) == 0)
+	if (c->more && !c->held && buffer_len(&c->out) == 0)
 		push_ready(i, c);
 	if (client_settle(c) < 0) {
 		log_warning("cannot watch a client; its connection is closed");
-		give_up_replies(c);
+		ingest_give_up_replies(c);
 		push_ready(i, c); /* the next turn finds it done */
 	}
 }
@@ -355,9 +324,16 @@ static void look_after_touched(struct ingest *i)
 		i->touched = c->next_touched;
 		c->is_touched = false;
 		look_after(i, c);
-		if (!i->touched)
-			wake_waiting(i);
+		if (!i->touched && i->pool.waiting > 0 && client_pool_has_room(&i->pool))
+			ingest_wake_waiting(i);
 	}
+}
+
+void ingest_finish(struct ingest *i)
+{
+	look_after_touched(i);
+	ingest_limits_watch(i);
+	sd_event_source_set_enabled(i->again, i->ready ? SD_EVENT_ON : SD_EVENT_OFF);
 }
 
 static void commit_turn(struct ingest *i)
@@ -370,7 +346,7 @@ static void commit_turn(struct ingest *i)
 			i->failed = r;
 	}
 	if (i->failed < 0)
-		count_refused(i, FRAME_STORAGE, i->taken);
+		ingest_count_refused(i, FRAME_STORAGE, i->taken);
 	write_replies(i);
 	i->lines = i->bytes = i->appended = i->taken = 0;
 	i->failed = 0;
@@ -394,24 +370,37 @@ static void finish_turn(struct ingest *i)
 		wait_for_more(i);
 	else
 		commit_turn(i);
-	look_after_touched(i);
-	sd_event_source_set_enabled(i->again, i->ready ? SD_EVENT_ON : SD_EVENT_OFF);
+	ingest_finish(i);
 }
 
 void ingest_commit(struct ingest *i)
 {
 	commit_turn(i);
-	look_after_touched(i);
-	sd_event_source_set_enabled(i->again, i->ready ? SD_EVENT_ON : SD_EVENT_OFF);
+	ingest_finish(i);
+}
+
+void ingest_dismiss(struct ingest *i, struct client *c, enum frame_error error, const char *text)
+{
+	if (c->pending > 0)
+		commit_turn(i);
+	ingest_count_refused(i, error, 1);
+	client_stop_reading(c);
+	c->last = true;
+	if (frame_json_reply_error(&c->out, NULL, 0, error, text) < 0)
+		ingest_give_up_replies(c);
+	ingest_touch(i, c);
 }
 
 void ingest_set_params(struct ingest *i, const struct ingest_params *params)
 {
 	i->params = *params;
 	client_pool_set(&i->pool, params->max_message_bytes, params->max_buffered_bytes);
-	for (struct client *c = i->clients; c; c = c->next)
+	for (struct client *c = i->clients; c; c = c->next) {
 		client_pool_changed(c);
-	wake_waiting(i);
+		ingest_access_admit(i, c);
+	}
+	ingest_limits_changed(i);
+	ingest_wake_waiting(i);
 	ingest_commit(i);
 }
 
@@ -434,7 +423,7 @@ static void poll_clients(struct ingest *i)
 	for (int k = 0; k < n; k++) {
 		struct client *c = events[k].data.ptr;
 
-		touch(i, c);
+		ingest_touch(i, c);
 		if (buffer_len(&c->out) > 0)
 			continue; /* writable; look_after() flushes */
 		c->readable = true;
@@ -442,7 +431,7 @@ static void poll_clients(struct ingest *i)
 	}
 }
 
-static void turn(struct ingest *i)
+void ingest_turn(struct ingest *i)
 {
 	bool again = true;
 
@@ -457,7 +446,8 @@ static void turn(struct ingest *i)
 				continue;
 			if (serve(i, c))
 				again = true;
-			else if (c->more)
+			/* It has had its share: the others first. */
+			if (c->more && !c->held)
 				push_ready(i, c);
 		}
 	}
@@ -469,109 +459,14 @@ static int on_io(sd_event_source *s, int fd, uint32_t events, void *userdata)
 	(void)s;
 	(void)fd;
 	(void)events;
-	turn(userdata);
+	ingest_turn(userdata);
 	return 0;
 }
 
 static int on_again(sd_event_source *s, void *userdata)
 {
 	(void)s;
-	turn(userdata);
-	return 0;
-}
-
-/* --- new clients ----------------------------------------------------------------------------- */
-
-/* A program that does not give up must not fill the journal. */
-static void tell_refusal(struct flap *flap, int error, const char *text)
-{
-	struct event_fields fields = { .error = error };
-	struct flap_told told = { 0 };
-	char more[120] = "", times[100];
-
-	if (flap_occurred(flap, 1, 0, now_boot_usec(), &told) == FLAP_QUIET)
-		fields.priority = LOG_DEBUG;
-	if (told.count > 1) {
-		fields.count = told.count;
-		snprintf(more, sizeof(more), "; %s", flap_text(&told, times, sizeof(times)));
-	}
-	log_event(EVENT_CLIENT_REFUSED, &fields, "%s%s", text, more);
-}
-
-static void refuse_client(struct ingest *i, int fd)
-{
-	struct buffer out = { 0 };
-	char text[80], line[120];
-
-	count_refused(i, FRAME_TOO_MANY_CLIENTS, 1);
-	snprintf(
-		text, sizeof(text), "socket.max_clients, %u, are connected", i->params.max_clients);
-	snprintf(line, sizeof(line), "a client is refused: %s", text);
-	tell_refusal(&i->refusals, 0, line);
-	if (frame_json_reply_error(&out, NULL, 0, FRAME_TOO_MANY_CLIENTS, text) == 0)
-		(void)send(fd, buffer_head(&out), buffer_len(&out), MSG_DONTWAIT | MSG_NOSIGNAL);
-	buffer_clear(&out);
-	close(fd);
-}
-
-static void add_client(struct ingest *i, int fd)
-{
-	struct client *c;
-
-	if (i->n_clients >= i->params.max_clients) {
-		refuse_client(i, fd);
-		return;
-	}
-	if (client_new(&c, &i->pool, i->epoll_fd, fd) < 0) {
-		log_warning("no memory for a client; its connection is closed");
-		close(fd);
-		return;
-	}
-	c->next = i->clients;
-	if (c->next)
-		c->next->prev = c;
-	i->clients = c;
-	i->n_clients++;
-}
-
-/* Out of descriptors or memory: those who wait to connect wait a little longer. */
-static void pause_listening(struct ingest *i, int error)
-{
-	char line[200];
-
-	snprintf(line, sizeof(line), "cannot accept a client: %s; trying again in a second",
-		strerrordesc_np(error));
-	tell_refusal(&i->pauses, error, line);
-	sd_event_source_set_enabled(i->listen, SD_EVENT_OFF);
-	timer_set(i->resume, ACCEPT_PAUSE_USEC);
-}
-
-static int on_resume(sd_event_source *s, uint64_t usec, void *userdata)
-{
-	struct ingest *i = userdata;
-
-	(void)s;
-	(void)usec;
-	return sd_event_source_set_enabled(i->listen, SD_EVENT_ON);
-}
-
-static int on_listen(sd_event_source *s, int fd, uint32_t events, void *userdata)
-{
-	struct ingest *i = userdata;
-
-	(void)s;
-	(void)events;
-	for (int n = 0; n < TURN_ACCEPT; n++) {
-		int client = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-
-		if (client >= 0) {
-			add_client(i, client);
-			continue;
-		}
-		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)
-			pause_listening(i, errno);
-		break;
-	}
+	ingest_turn(userdata);
 	return 0;
 }
 
@@ -587,13 +482,16 @@ static int setup(struct ingest *i)
 	i->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (i->epoll_fd < 0)
 		return -errno;
-	r = sd_event_add_io(i->event, &i->listen, i->listen_fd, EPOLLIN, on_listen, i);
+	r = sd_event_add_io(i->event, &i->listen, i->listen_fd, EPOLLIN, ingest_on_listen, i);
 	if (r < 0)
 		return r;
-	r = timer_new(&i->resume, i->event, CLOCK_MONOTONIC, 0, on_resume, i);
+	r = timer_new(&i->resume, i->event, CLOCK_MONOTONIC, 0, ingest_on_resume, i);
 	if (r < 0)
 		return r;
 	r = timer_new(&i->delay, i->event, CLOCK_MONOTONIC, DELAY_ACCURACY_USEC, on_delay, i);
+	if (r < 0)
+		return r;
+	r = ingest_limits_open(i);
 	if (r < 0)
 		return r;
 	r = sd_event_add_io(i->event, &i->io, i->epoll_fd, EPOLLIN, on_io, i);
@@ -649,6 +547,7 @@ struct ingest *ingest_free(struct ingest *i)
 	i->io = sd_event_source_disable_unref(i->io);
 	i->again = sd_event_source_disable_unref(i->again);
 	i->delay = sd_event_source_disable_unref(i->delay);
+	ingest_limits_close(i);
 	closep(&i->epoll_fd);
 	i->frames = frame_json_free(i->frames);
 	buffer_clear(&i->texts);
@@ -662,6 +561,7 @@ static void answer_what_was_read(struct ingest *i)
 {
 	for (struct client *c = i->clients; c; c = c->next) {
 		c->readable = false;
+		c->held = 0;
 		if (c->more)
 			push_ready(i, c);
 	}
@@ -681,12 +581,14 @@ void ingest_stop(struct ingest *i)
 {
 	sd_event_source_set_enabled(i->listen, SD_EVENT_OFF);
 	timer_off(i->resume);
+	timer_off(i->release);
+	timer_off(i->stalled);
 	i->hurry = true;
 	answer_what_was_read(i);
 	ingest_commit(i);
 	for (struct client *c = i->clients; c; c = c->next) {
 		if (!c->deaf && !c->last) {
-			count_refused(i, FRAME_STOPPING, 1);
+			ingest_count_refused(i, FRAME_STOPPING, 1);
 			if (frame_json_reply_error(&c->out, NULL, 0, FRAME_STOPPING,
 				    "the gateway stops; lines without a reply were not accepted, "
 				    "send them again") < 0)
@@ -694,7 +596,7 @@ void ingest_stop(struct ingest *i)
 		}
 		client_stop_reading(c);
 		c->last = true;
-		touch(i, c);
+		ingest_touch(i, c);
 	}
 	look_after_touched(i);
 }

@@ -11,21 +11,29 @@
 #include <sys/types.h>
 #include <systemd/sd-event.h>
 
+#include "access.h"
 #include "figures.h"
 #include "message.h"
 #include "util.h"
 
 struct ingest;
 
+/* So long may half a line keep others from the room for theirs. */
+#define INGEST_STALL_USEC (10 * USEC_PER_SEC)
+
 struct ingest_params {
 	uint8_t default_qos;
 	unsigned max_clients;
 	size_t max_message_bytes;
 	size_t max_buffered_bytes; /* lines not yet handled, all clients together */
+	uint64_t max_rate; /* lines a second of one client; 0 = no bound */
+	size_t max_inflight_bytes; /* of one client's lines without an answer; 0 = no bound */
 	uint64_t commit_delay_usec; /* a turn waits so long for further lines, unless it is full */
+	uint64_t stall_usec; /* INGEST_STALL_USEC, but for tests */
 	/* FIGURES_ERRORS + 1 of them, borrowed: answers with an error are counted here, by their
 	 * words, which ingest_new() sets. What is counted already goes on. */
 	struct figures_refused *refused;
+	struct access_rules access; /* borrowed until other params are set, or the end */
 };
 
 struct ingest_callbacks {

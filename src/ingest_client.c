@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 /* Input thrown away before a close, so that the close does not cut off replies with a reset. */
@@ -30,7 +31,7 @@ void client_pool_init(struct client_pool *pool, size_t max_message_bytes, size_t
 
 void client_pool_changed(struct client *c)
 {
-	if (c->reserved == 0 || c->reserved >= c->pool->reservation)
+	if (!c->granted || c->reserved >= c->pool->reservation)
 		return;
 	c->pool->used += c->pool->reservation - c->reserved;
 	c->reserved = c->pool->reservation;
@@ -38,18 +39,23 @@ void client_pool_changed(struct client *c)
 
 bool client_pool_has_room(const struct client_pool *pool)
 {
-	return pool->used <= pool->max && pool->max - pool->used >= pool->reservation;
+	if (pool->used > pool->max)
+		return false;
+	return pool->granted == 0 || pool->max - pool->used >= pool->reservation;
 }
 
-static void give_back_reservation(struct client *c)
+/* A whole reservation, or what its buffers take. */
+static void reserve(struct client *c, size_t bytes, bool granted)
 {
-	c->pool->used -= c->reserved;
-	c->reserved = 0;
+	c->pool->granted += (unsigned)granted - (unsigned)c->granted;
+	c->pool->used += bytes - c->reserved;
+	c->granted = granted;
+	c->reserved = bytes;
 }
 
 static void give_back(struct client *c)
 {
-	give_back_reservation(c);
+	reserve(c, 0, false);
 	if (c->waiting)
 		c->pool->waiting--;
 	c->waiting = false;
@@ -99,13 +105,60 @@ static size_t room(struct client *c)
 	struct client_pool *pool = c->pool;
 	size_t len = buffer_len(&c->in);
 
-	if (c->reserved == 0 && client_pool_has_room(pool)) {
-		pool->used += pool->reservation;
-		c->reserved = pool->reservation;
+	if (!c->granted && client_pool_has_room(pool)) {
+		reserve(c, pool->reservation, true);
+		c->progress = true;
 	}
-	if (c->reserved > 0)
+	if (c->granted)
 		return size_min(CLIENT_READ, c->reserved - size_min(len, c->reserved));
 	return CLIENT_SMALL - size_min(len, CLIENT_SMALL);
+}
+
+/* Memory that a buffer need not hold. */
+static void shrink(struct buffer *b)
+{
+	struct buffer small = { 0 };
+	size_t len = buffer_len(b);
+
+	if (len == 0) {
+		buffer_clear(b);
+	} else if (b->allocated > 2 * CLIENT_SMALL && b->allocated / 2 > len &&
+		buffer_append(&small, buffer_head(b), len) == 0) {
+		buffer_clear(b);
+		*b = small;
+	}
+}
+
+/*
+ * Without a reservation: the rest of the line, if its end lies in the socket. That much may be more
+ * than the bound allows, for as long as the turn lasts, which counts it; but not when replies to
+ * such lines have filled it. False: there is no line end.
+ */
+static bool read_rest_of_line(struct client *c)
+{
+	const struct client_pool *pool = c->pool;
+	char *data, *end;
+	int waiting = 0;
+	ssize_t n;
+
+	if (pool->used > pool->max && pool->used - pool->max > pool->reservation)
+		return false;
+	if (ioctl(c->fd, FIONREAD, &waiting) < 0 || waiting <= 0 || c->peeked == (size_t)waiting ||
+		buffer_reserve(&c->in, (size_t)waiting) < 0)
+		return false;
+	data = c->in.data + c->in.end;
+	n = recv(c->fd, data, (size_t)waiting, MSG_DONTWAIT | MSG_PEEK);
+	end = n > 0 ? memchr(data, '\n', (size_t)n) : NULL;
+	c->peeked = end ? 0 : (size_t)waiting;
+	if (!end) {
+		/* At once: there may be many such in a turn. */
+		shrink(&c->in);
+		return false;
+	}
+	n = recv(c->fd, data, (size_t)(end + 1 - data), MSG_DONTWAIT);
+	if (n > 0)
+		c->in.end += (size_t)n;
+	return n > 0;
 }
 
 static void wait_for_room(struct client *c)
@@ -121,6 +174,10 @@ bool client_read(struct client *c)
 	ssize_t got;
 
 	c->readable = false;
+	if (n == 0 && read_rest_of_line(c)) {
+		c->readable = true;
+		return true;
+	}
 	if (n == 0 || buffer_reserve(&c->in, n) < 0) {
 		wait_for_room(c);
 		return false;
@@ -129,6 +186,7 @@ bool client_read(struct client *c)
 		c->pool->waiting--;
 		c->waiting = false;
 	}
+	c->peeked = 0;
 	got = recv(c->fd, c->in.data + c->in.end, n, MSG_DONTWAIT);
 	if (got > 0) {
 		c->in.end += (size_t)got;
@@ -170,6 +228,7 @@ void client_consume(struct client *c, size_t len)
 	/* The line end goes with it, if it has one. */
 	buffer_consume(&c->in, size_min(len + 1, buffer_len(&c->in)));
 	c->scanned = 0;
+	c->progress = true;
 }
 
 void client_stop_reading(struct client *c)
@@ -195,6 +254,7 @@ void client_flush(struct client *c)
 			break;
 		}
 		buffer_consume(&c->out, (size_t)n);
+		c->progress = true;
 	}
 	/* What a deaf one has sent is still taken: it may have asked for no reply. */
 	buffer_clear(&c->out);
@@ -207,22 +267,23 @@ bool client_is_done(const struct client *c)
 	return c->last || (c->eof && !c->more && buffer_len(&c->in) == 0);
 }
 
-/* Memory that an idle client need not hold. */
+static size_t counted(const struct buffer *b)
+{
+	return b->allocated > 2 * CLIENT_SMALL ? b->allocated : 0;
+}
+
+/* What an idle client, or one that is not read from, need not hold. */
 static void slim(struct client *c)
 {
-	struct buffer small = { 0 };
-	size_t len = buffer_len(&c->in);
+	bool stuck = buffer_len(&c->out) > 0 || c->held;
 
-	if (c->more || c->readable || len > CLIENT_SMALL)
+	if (!stuck && (c->more || (c->readable && c->granted)))
 		return;
-	give_back_reservation(c);
-	if (len == 0) {
-		buffer_clear(&c->in);
-	} else if (c->in.allocated > 2 * CLIENT_SMALL &&
-		buffer_append(&small, buffer_head(&c->in), len) == 0) {
-		buffer_clear(&c->in);
-		c->in = small;
-	}
+	if (!stuck && c->granted && buffer_len(&c->in) > CLIENT_SMALL)
+		return;
+	shrink(&c->in);
+	shrink(&c->out);
+	reserve(c, counted(&c->in) + counted(&c->out), false);
 }
 
 int client_settle(struct client *c)
@@ -233,7 +294,7 @@ int client_settle(struct client *c)
 	slim(c);
 	if (buffer_len(&c->out) > 0)
 		event.events = EPOLLOUT;
-	else if (!c->eof && !c->last && !c->more && !c->waiting)
+	else if (!c->eof && !c->last && !c->more && !c->waiting && !c->held)
 		event.events = EPOLLIN;
 	if (event.events == c->events)
 		return 0;

@@ -2,12 +2,16 @@
 /*
  * One local program's connection: its bytes in, its replies out. Part of the room `ingest`.
  *
- * Memory for input is bounded over all clients: beyond a small buffer of its own, a client needs a
+ * Memory is bounded over all clients: to read beyond a small buffer of its own, a client needs a
  * reservation for a whole line of the largest size, so that lines once begun can always be
- * finished.
+ * finished. One that is not read from, because it does not read its replies or is held back, has
+ * only as much counted as its buffers take. When nobody has a whole reservation and the bound is
+ * not passed, one is given beyond it; and a line that lies in the socket as a whole is taken
+ * without any, since it is handled at once.
  */
 #pragma once
 
+#include "access.h"
 #include "buffer.h"
 #include "util.h"
 
@@ -20,7 +24,14 @@ struct client_pool {
 	size_t used;
 	size_t max;
 	size_t reservation; /* of one client */
+	unsigned granted; /* clients that have a whole one */
 	unsigned waiting; /* clients that wait for one */
+};
+
+/* Why a client is not read from. */
+enum client_held {
+	CLIENT_HELD_RATE = 1, /* until `release_usec` */
+	CLIENT_HELD_ANSWERS = 2, /* until what it has sent is answered */
 };
 
 struct client {
@@ -42,10 +53,19 @@ struct client {
 	bool eof; /* nothing more will be read */
 	bool last; /* close once `out` is written */
 	bool deaf; /* the other side reads no replies any more */
-	size_t reserved; /* bytes; 0 = none */
+	size_t reserved; /* bytes that count for it in the pool */
+	bool granted; /* they are a whole reservation */
+	bool progress; /* a line was handled, a reply read, or a reservation given */
+	size_t peeked; /* bytes in the socket that hold no line end; 0 = not looked at */
 	bool waiting; /* for a reservation */
 	bool is_ready;
 	bool is_touched;
+
+	unsigned held; /* CLIENT_HELD_*; 0 = it is not */
+	size_t unanswered; /* bytes of the pending lines */
+	double tokens; /* lines that it may send now, as of filled_usec */
+	uint64_t filled_usec, release_usec, stalled_usec; /* CLOCK_MONOTONIC */
+	struct access_set access; /* the rules that are its own */
 };
 
 void client_pool_init(struct client_pool *pool, size_t max_message_bytes, size_t max);

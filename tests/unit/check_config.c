@@ -203,6 +203,10 @@ START_TEST(test_defaults)
 	ck_assert_uint_eq(c->socket.max_clients, 1024);
 	ck_assert_uint_eq(c->socket.max_message_bytes, 1 << 20);
 	ck_assert_uint_eq(c->socket.max_buffered_bytes, 16 << 20);
+	ck_assert_uint_eq(c->socket.max_rate, 0);
+	ck_assert_uint_eq(c->socket.max_inflight_bytes, 0);
+	ck_assert_ptr_null(c->access);
+	ck_assert_uint_eq(c->n_access, 0);
 	ck_assert_str_eq(c->queue.path, "/var/lib/mqttgw/queue.db");
 	ck_assert_int_eq(c->queue.sync, CONFIG_SYNC_FULL);
 	ck_assert_uint_eq(c->queue.commit_delay_usec, 0);
@@ -274,8 +278,10 @@ START_TEST(test_everything_set)
 	struct config *c = load_good(
 		"gateway: { id = \"g.1_a-B\"; };\n"
 		"socket: { path = \"/s\"; mode = \"0600\"; group = \"\"; default_qos = 2;\n"
-		"	max_clients = 7; max_message_bytes = 2048; max_buffered_bytes = \"3K\"; "
-		"};\n"
+		"	max_clients = 7; max_message_bytes = 2048; max_buffered_bytes = \"3K\";\n"
+		"	max_rate = 22; max_inflight_bytes = \"23K\"; };\n"
+		"access: ( { group = \"root\"; topics = [ \"a/#\", \"+\" ]; },\n"
+		"	{ user = \"4242\"; topics = ( \"#\" ); } );\n"
 		"queue: { path = \"/q\"; sync = \"normal\"; commit_delay = 0.5;\n"
 		"	max_messages = 18; max_bytes = \"19M\"; max_age = 20.5;\n"
 		"	overflow = \"drop-oldest\"; max_dead_letters = 21; };\n"
@@ -305,6 +311,17 @@ START_TEST(test_everything_set)
 	ck_assert_uint_eq(c->socket.max_clients, 7);
 	ck_assert_uint_eq(c->socket.max_message_bytes, 2048);
 	ck_assert_uint_eq(c->socket.max_buffered_bytes, 3072);
+	ck_assert_uint_eq(c->socket.max_rate, 22);
+	ck_assert_uint_eq(c->socket.max_inflight_bytes, 23 << 10);
+	ck_assert_uint_eq(c->n_access, 2);
+	ck_assert_str_eq(c->access[0].user, "");
+	ck_assert_str_eq(c->access[0].group, "root");
+	ck_assert_uint_eq(c->access[0].id, 0);
+	ck_assert_uint_eq(c->access[0].topics.n, 2);
+	ck_assert_str_eq(c->access[0].topics.list[0], "a/#");
+	ck_assert_str_eq(c->access[0].topics.list[1], "+");
+	ck_assert_str_eq(c->access[1].user, "4242");
+	ck_assert_uint_eq(c->access[1].id, 4242);
 	ck_assert_str_eq(c->queue.path, "/q");
 	ck_assert_int_eq(c->queue.sync, CONFIG_SYNC_NORMAL);
 	ck_assert_uint_eq(c->queue.commit_delay_usec, 500000);
@@ -593,7 +610,18 @@ END_TEST
 	"control characters\n"
 #define GROUPS                                                                                 \
 	"allowed: gateway, socket, control, queue, brokers, discovery, mqtt, retry, metrics, " \
-	"report, log\n"
+	"report, access, log\n"
+#define TOPICS "allowed: topics = ( \"sensors/#\", \"log/+\" );\n"
+#define RULE   "{ user = \"...\"; topics = ( \"sensors/#\", \"log/+\" ); }"
+#define RULES                                                                                \
+	"allowed: 1 to 256 rules, or no list: whoever can open the socket may then publish " \
+	"all\n"
+#define WHO   "allowed: user = \"NAME\", or group = \"NAME\"\n"
+#define USER  "allowed: a user of this machine, or its number\n"
+#define GROUP "allowed: a group of this machine, or its number\n"
+#define FILTER                                                                                 \
+	"allowed: a topic filter, in which \"+\" stands for a level and \"#\" at its end for " \
+	"all below\n"
 #define CONTROL_PATH "is not allowed; allowed: an absolute path of at most 107 bytes\n"
 #define LISTEN                                                                       \
 	"is not allowed; allowed: \"ADDRESS:PORT\" with a numeric address, such as " \
@@ -976,7 +1004,45 @@ static const struct {
 		"max_bytes, max_age, overflow, max_dead_letters\n" },
 	{ "queue: { maxage = 5; };",
 		"c:1: unknown key \"queue.maxage\"; did you mean \"queue.max_age\"?\n" },
-	{ "access: ( );", "c:1: unknown key \"access\"; " GROUPS },
+	{ "acess: ( );", "c:1: unknown key \"acess\"; did you mean \"access\"?\n" },
+	/* access */
+	{ "access: ( );", "c:1: access: found 0; " RULES },
+	{ "access: { user = \"root\"; topics = ( \"#\" ); };",
+		"c:1: access: found a group, wanted a list: ( " RULE " )\n" },
+	{ "access: ( \"root\" );", "c:1: access[0]: found a string, wanted a group: " RULE "\n" },
+	{ "access: (\n{ topics = ( \"#\" ); },\n{ user = \"\"; topics = ( \"#\" ); } );",
+		"c:2: access[0].user is missing; " WHO "c:3: access[1].user is missing; " WHO },
+	{ "access: (\n{ user = \"root\"; topics = ( \"#\" );\ngroup = \"root\"; } );",
+		"c:3: access[0].group: there is a user, too; allowed: one of the two, and another "
+		"rule\n" },
+	{ "access: ( { user = \"root\"; } );", "c:1: access[0].topics is missing; " TOPICS },
+	{ "access: ( { user = \"root\"; topics = [ ]; } );",
+		"c:1: access[0].topics: the list is empty; " TOPICS },
+	{ "access: ( { user = \"root\"; topics = \"#\"; } );",
+		"c:1: access[0].topics: found a string, wanted a list of topic filters: "
+		"( \"a/b\", \"c/#\" )\n" },
+	{ "access: ( { user = \"root\"; topics = (\n\"a\",\n5,\n\"#/a\",\n\"\",\n\"\\x01\" ); } );",
+		"c:3: access[0].topics[1]: found an integer, wanted a topic filter: a string\n"
+		"c:4: access[0].topics[2]: topic holds a wildcard; " FILTER
+		"c:5: access[0].topics[3]: topic is empty, must be 1 to 65535 bytes; " FILTER
+		"c:6: access[0].topics[4]: topic holds a control character; " FILTER },
+	{ "access: ( { user = 5; topics = ( \"#\" ); }, { group = \"-x\"; topics = ( \"#\" ); } );",
+		"c:1: access[0].user: found an integer, wanted a string\n"
+		"c:1: access[1].group: \"-x\" is not allowed; allowed: a name or a number\n" },
+	{ "access: ( { user = \"root\"; topics = ( \"#\" ); },\n"
+	  "{ user = \"no.such.user\"; topics = ( \"#\" ); },\n"
+	  "{ group = \"no.such.group\"; topics = ( \"#\" ); },\n"
+	  "{ user = \"4294967295\"; topics = ( \"#\" ); },\n"
+	  "{ group = \"99999999999999999999999\"; topics = ( \"#\" ); } );",
+		"c:2: access[1].user: there is no user \"no.such.user\"; " USER
+		"c:3: access[2].group: there is no group \"no.such.group\"; " GROUP
+		"c:4: access[3].user: there is no user \"4294967295\"; " USER
+		"c:5: access[4].group: there is no group \"99999999999999999999999\"; " GROUP },
+	{ "access: ( { uid = 5; topic = ( \"#\" ); } );",
+		"c:1: unknown key \"access[0].uid\"; allowed: user, group, topics\n"
+		"c:1: unknown key \"access[0].topic\"; did you mean \"access.topics\"?\n"
+		"c:1: access[0].topics is missing; " TOPICS
+		"c:1: access[0].user is missing; " WHO },
 	/* retry */
 	{ "retry: { timeout_attempts = 0; };",
 		"c:1: retry.timeout_attempts: 0 is not allowed; allowed: 1 to 1000\n" },
@@ -1088,7 +1154,8 @@ static const struct {
 	/* unknown keys */
 	{ "socket: {\n\n\tcolour = 1;\n};",
 		"c:3: unknown key \"socket.colour\"; allowed: path, mode, group, default_qos, "
-		"max_clients, max_message_bytes, max_buffered_bytes\n" },
+		"max_clients, max_message_bytes, max_buffered_bytes, max_rate, "
+		"max_inflight_bytes\n" },
 	{ "socket: { maxclients = 1; };",
 		"c:1: unknown key \"socket.maxclients\"; did you mean \"socket.max_clients\"?\n" },
 	{ "socket: { mdoe = \"0660\"; };",
@@ -1139,6 +1206,13 @@ static const struct {
 		"c:1: 0x10000075B does not fit 32 bits and would be cut; allowed: 0x10000075BL, or "
 		"for a size a string such as \"4G\"\n"
 		"c:1: brokers[0].port: 4294969179 is not allowed; allowed: 1 to 65535\n" },
+	/* what may be a password is not shown */
+	{ "brokers: ( { username = \"u\"; password = 98765432109876; } );",
+		"c:1: brokers[0].password: found an integer, wanted a string\n" },
+	{ "brokers: ( { Password = 99999999999999999999; } );",
+		"c:1: unknown key \"brokers[0].Password\"; did you mean \"brokers.password\"?\n" },
+	{ "brokers: ( { host = \"mqtt://u:hidden@h\"; } );",
+		"c:1: brokers[0].host: \"***@h\" is not allowed; " HOST },
 	{ "retry: { stable = 2147483648L; };",
 		"c:1: retry.stable: 2147483648 is not allowed; allowed: 0 to 86400 seconds\n" },
 	{ "retry: { stable = -2147483648; };",
@@ -1485,26 +1559,40 @@ static char *logged(const char *text, mode_t mode)
 START_TEST(test_readable_by_others)
 {
 	static const struct {
-		const char *password;
-		mode_t mode;
+		const char *broker, *rest;
+		mode_t mode, file_mode; /* of the configuration, of password_file */
 		bool warns;
 	} cases[] = {
-		{ "hidden", 0600, false },
-		{ "hidden", 0640, false },
-		{ "hidden", 0644, true },
-		{ "", 0644, false },
+		{ "password = \"hidden\";", "", 0600, 0600, false },
+		{ "password = \"hidden\";", "", 0640, 0600, false },
+		{ "password = \"hidden\";", "", 0644, 0600, true },
+		{ "password = \"\";", "", 0644, 0644, false },
+		{ "password_file = \"%s\";", "", 0644, 0640, false },
+		{ "password_file = \"%s\";", "", 0600, 0644, true },
+		{ "", "report: { push_url = \"http://u:hidden@h\"; };\n", 0640, 0600, false },
+		{ "", "report: { push_url = \"http://u:hidden@h\"; };\n", 0644, 0600, true },
+		{ "", "report: { alert_url = \"http://h/?t=hidden\"; };\n", 0644, 0600, true },
+		{ "", "report: { alert_url = \"http://h/path\"; };\n", 0644, 0600, false },
 	};
 
+	write_text("secret", "hidden\n");
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		char *broker = strstr(cases[i].broker, "%s")
+			? format("password_file = \"%s\";", in_dir("secret"))
+			: strdup(cases[i].broker);
 		char *text = format("gateway: { id = \"g\"; };\n"
-				    "brokers: ( { username = \"u\"; password = \"%s\"; } );\n",
-			cases[i].password);
-		char *said = logged(text, cases[i].mode);
+				    "brokers: ( { username = \"u\"; %s } );\n%s",
+			broker, cases[i].rest);
+		char *said;
 
-		ck_assert_int_eq(strstr(said, "is readable by others") != NULL, cases[i].warns);
+		ck_assert_int_eq(chmod(in_dir("secret"), cases[i].file_mode), 0);
+		said = logged(text, cases[i].mode);
+		ck_assert_msg((strstr(said, "readable by others") != NULL) == cases[i].warns,
+			"%zu: %s", i, said);
 		ck_assert_ptr_null(strstr(said, "hidden"));
 		free(said);
 		free(text);
+		free(broker);
 	}
 }
 END_TEST
@@ -1875,7 +1963,8 @@ static void uncomment(char *text)
 
 static void assert_shown(const char *group, const char *key, const char *text)
 {
-	char *line = format("\t %s = ", key);
+	/* Rules have no defaults to show. */
+	char *line = format("%s %s = ", streq(group, "access") ? "" : "\t", key);
 
 	if (!streq(key, "id"))
 		ck_assert_msg(strstr(text, line), "%s: not shown:%s", group, line);

@@ -123,6 +123,7 @@ static void alter(const struct config_key *key, void *base)
 	case CONFIG_KIND_SECRET:
 		ck_assert_int_eq(config_string_set(field, "something else"), 0);
 		break;
+	case CONFIG_KIND_FILTERS: ((struct access_topics *)field)->list[0][0] ^= 1; break;
 	case CONFIG_KIND_BOOLEAN: *(bool *)field = !*(bool *)field; break;
 	case CONFIG_KIND_FACTOR: *(double *)field += 0.5; break;
 	default: ((unsigned char *)field)[0] ^= 1; break;
@@ -150,17 +151,21 @@ static void alter_each(const struct config_group *group, const char *shown, void
 
 START_TEST(test_every_key_is_compared)
 {
-	struct config *a = load("gateway: { id = \"gw\"; };");
+	static const char text[] = "gateway: { id = \"gw\"; };\n"
+				   "access: ( { user = \"root\"; topics = ( \"a\" ); } );";
+	struct config *a = load(text);
 
 	diff(a, a);
 	ck_assert_str_eq(names, "");
 	for (size_t g = 0; g < config_n_groups; g++) {
 		const struct config_group *group = &config_groups[g];
-		struct config *b = load("gateway: { id = \"gw\"; };");
+		struct config *b = load(text);
 
 		diff(a, b);
 		ck_assert_str_eq(names, "");
-		if (group->is_list)
+		if (group->is_access)
+			alter_each(group, "access[0]", &b->access[0], a, b);
+		else if (group->is_list)
 			alter_each(group, "brokers[0]", &b->brokers[0], a, b);
 		else
 			alter_each(group, group->name, b, a, b);
@@ -191,6 +196,30 @@ START_TEST(test_brokers)
 		   "brokers: ( { username = \"u\"; } );",
 		"brokers[0].username ");
 	ck_assert_int_eq(last, CONFIG_EFFECT_UPLINK);
+}
+END_TEST
+
+#define RULE(who, topics) "{ " who "; topics = ( " topics " ); }"
+
+START_TEST(test_access)
+{
+	struct config *a, *b;
+
+	expect(ID, ID "access: ( " RULE("user = \"root\"", "\"#\"") " );", "access ");
+	ck_assert_int_eq(last, CONFIG_EFFECT_LIVE);
+	expect(ID "access: ( " RULE("user = \"root\"", "\"#\"") ", " RULE(
+		       "group = \"root\"", "\"a\"") " );",
+		ID "access: ( " RULE("user = \"root\"", "\"#\"") ", " RULE(
+			"user = \"0\"", "\"a\", \"b\"") " );",
+		"access[1].user access[1].group access[1].topics ");
+	/* The same name, and another user. */
+	a = load(ID "access: ( " RULE("user = \"root\"", "\"#\"") " );");
+	b = load(ID "access: ( " RULE("user = \"root\"", "\"#\"") " );");
+	b->access[0].id = 7;
+	diff(a, b);
+	ck_assert_str_eq(names, "access[0].user ");
+	config_free(a);
+	config_free(b);
 }
 END_TEST
 
@@ -380,6 +409,7 @@ Suite *check_config_diff(void)
 	tcase_add_test(t, test_every_key_has_a_class);
 	tcase_add_test(t, test_every_key_is_compared);
 	tcase_add_test(t, test_brokers);
+	tcase_add_test(t, test_access);
 	tcase_add_test(t, test_files);
 	tcase_add_test(t, test_keep);
 	tcase_add_test(t, test_hidden_credentials);

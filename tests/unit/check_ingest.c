@@ -11,10 +11,13 @@
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
 #include "ingest.h"
+#include "frame_json.h"
 #include "ingest_client.h"
+#include "journal.h"
 #include "log.h"
 #include "scratch.h"
 #include "suites.h"
@@ -147,6 +150,7 @@ static const struct ingest_params defaults = {
 	.max_clients = 1000,
 	.max_message_bytes = 1 << 20,
 	.max_buffered_bytes = 16 << 20,
+	.stall_usec = INGEST_STALL_USEC,
 };
 
 static struct sockaddr_un address(void)
@@ -1093,11 +1097,11 @@ START_TEST(test_fairness)
 			step(0);
 			receive(quiet);
 			reply = next_line(quiet);
-			/* Those who stand before it each have a turn, and no second one. */
-			ck_assert_uint_le(store.commits - commits, 6);
+			/* Each has its share of a turn. */
+			ck_assert_uint_le(store.commits - commits, 3);
 		}
 	}
-	ck_assert_uint_gt(stored_rows(), 20000);
+	ck_assert_uint_gt(stored_rows(), 10000);
 }
 END_TEST
 
@@ -1262,10 +1266,11 @@ START_TEST(test_half_lines_that_end)
 	}
 	last = connect_peer();
 	send_text(last, line);
-	send_text(last, "\n");
 	expect_silence(last);
 	for (size_t i = 0; i < ARRAY_SIZE(many); i++)
 		hang_up(many[i]);
+	run_until_idle();
+	send_text(last, "\n");
 	expect_queued(last, "7", 1);
 	ck_assert_uint_eq(ingest_clients(ingest), 1);
 	free(line);
@@ -1549,6 +1554,435 @@ START_TEST(test_counters)
 	run_until_idle();
 	expect_counted("bad-json 2, bad-topic 2, too-large 1, queue-full 1, storage 3, "
 		       "too-many-clients 1, stopping 2");
+}
+END_TEST
+
+/* --- limits of one client -------------------------------------------------------------------- */
+
+/* A second's lines at once, then so many a second; nobody else is held up, and nothing spins. */
+START_TEST(test_max_rate)
+{
+	struct ingest_params params = defaults;
+	uint64_t begin = now_usec();
+	struct peer *fast, *other;
+	unsigned replies = 0;
+
+	params.max_rate = 200;
+	start(&params);
+	fast = connect_peer();
+	other = connect_peer();
+	send_lines(fast, "{\"topic\":\"t\",\"id\":1}\n", 150);
+	send_lines(fast, "\n", 50);
+	send_lines(fast, "x\n", 100);
+	while (replies < 250) {
+		ck_assert(step(DEADLINE));
+		receive(fast);
+		while (next_line(fast))
+			replies++;
+	}
+	ck_assert_uint_ge(now_usec() - begin, 490 * USEC_PER_MSEC); /* 100 lines more than 200 */
+	expect_silence(fast);
+	/* Held again, it costs nothing, and others are served. */
+	send_lines(fast, "{\"topic\":\"t\",\"id\":1}\n", 1000);
+	run_until_idle();
+	for (int i = 0; i < 20; i++) {
+		say(other, i);
+		ck_assert_ptr_nonnull(strstr(wait_line(other), "queued"));
+	}
+	ck_assert_uint_lt(stored_rows(), 1000);
+}
+END_TEST
+
+START_TEST(test_max_rate_is_lifted)
+{
+	struct ingest_params params = defaults;
+	char id[] = "2";
+	struct peer *p;
+
+	params.max_rate = 1;
+	start(&params);
+	p = connect_peer();
+	for (int i = 1; i <= 5; i++)
+		say(p, i);
+	expect_queued(p, "1", 1);
+	expect_silence(p);
+	params.max_rate = 0;
+	ingest_set_params(ingest, &params);
+	for (; id[0] <= '5'; id[0]++)
+		expect_queued(p, id, (uint64_t)(id[0] - '0'));
+}
+END_TEST
+
+/* What was read of one that is held back is answered all the same; it may hang up, too. */
+START_TEST(test_max_rate_and_stop)
+{
+	struct ingest_params params = defaults;
+	struct peer *p, *gone;
+
+	params.max_rate = 1;
+	start(&params);
+	p = connect_peer();
+	gone = connect_peer();
+	for (int i = 1; i <= 3; i++) {
+		say(p, i);
+		say(gone, i);
+	}
+	hang_up(gone);
+	run_until_idle();
+	ck_assert_uint_eq(stored_rows(), 2);
+	stop();
+	ck_assert_uint_eq(stored_rows(), 6);
+	receive(p);
+	for (int i = 1; i <= 3; i++)
+		ck_assert_ptr_nonnull(strstr(wait_line(p), "queued"));
+	expect_error(p, "null", "stopping");
+	expect_closed(p);
+}
+END_TEST
+
+START_TEST(test_max_inflight_bytes)
+{
+	static const char line[] = "{\"topic\":\"t\",\"payload\":1,\"id\":1}\n";
+	const unsigned fit = 1024 / (sizeof(line) - 2); /* without its end */
+	struct ingest_params params = defaults;
+	char *large = make_line(2000, 9);
+	struct peer *p, *other;
+
+	params.commit_delay_usec = 3600 * USEC_PER_SEC;
+	params.max_inflight_bytes = 1024;
+	start(&params);
+	p = connect_peer();
+	other = connect_peer();
+	send_lines(p, line, 3 * fit);
+	send_text(p, large);
+	send_text(p, "\n");
+	run_until_idle();
+	for (unsigned round = 1; round <= 3; round++) {
+		ck_assert_uint_eq(store.appends, round * fit);
+		ck_assert(!step(0));
+		ingest_commit(ingest);
+		receive(p);
+		run_until_idle();
+		for (unsigned i = 0; i < fit; i++)
+			ck_assert_ptr_nonnull(next_line(p));
+		ck_assert_ptr_null(next_line(p));
+	}
+	/* One that is too long by itself goes alone. */
+	ck_assert_uint_eq(store.appends, 3 * fit + 1);
+	say(p, 2);
+	say(other, 3);
+	run_until_idle();
+	ck_assert_uint_eq(store.appends, 3 * fit + 2);
+	ck_assert_str_eq(store.payload, "3");
+	params.max_inflight_bytes = 0;
+	ingest_set_params(ingest, &params);
+	receive(p);
+	receive(other);
+	expect_queued(p, "9", 3 * fit + 1);
+	run_until_idle();
+	ck_assert_uint_eq(store.appends, 3 * fit + 3);
+	free(large);
+}
+END_TEST
+
+/* --- half lines, unread replies -------------------------------------------------------------- */
+
+static void expect_cut_off(struct peer *p)
+{
+	ck_assert_ptr_nonnull(strstr(expect_error(p, "null", "too-large"), "not complete"));
+	expect_closed(p);
+}
+
+/* Those who have the room do not go on, and another needs it. */
+START_TEST(test_stalled_lines)
+{
+	struct ingest_params params = defaults;
+	char *line = make_line(90000, 7);
+	struct peer *slow[2], *late;
+
+	params.max_message_bytes = 100000;
+	params.max_buffered_bytes = 200004; /* room for two */
+	params.stall_usec = 100 * USEC_PER_MSEC;
+	start(&params);
+	for (size_t i = 0; i < ARRAY_SIZE(slow); i++) {
+		slow[i] = connect_peer();
+		send_bytes(slow[i], line, 40000);
+	}
+	/* While nobody waits they have all the time there is. */
+	run_until_idle();
+	ck_assert(!step(2 * params.stall_usec));
+	ck_assert_uint_eq(ingest_clients(ingest), ARRAY_SIZE(slow));
+	late = connect_peer();
+	send_text(late, line);
+	while (ingest_clients(ingest) > 1)
+		ck_assert(step(DEADLINE));
+	for (size_t i = 0; i < ARRAY_SIZE(slow); i++)
+		expect_cut_off(slow[i]);
+	ck_assert_uint_eq(counters[FRAME_TOO_LARGE - 1].count, ARRAY_SIZE(slow));
+	send_text(late, "\n");
+	expect_queued(late, "7", 1);
+	ck_assert_uint_eq(ingest_clients(ingest), 1);
+	free(line);
+}
+END_TEST
+
+/* Nor does the time count that lies between two times in which somebody waited. */
+START_TEST(test_stalled_line_and_a_pause)
+{
+	struct ingest_params params = defaults;
+	char *line = make_line(40000, 7);
+	struct peer *slow, *other;
+
+	params.max_message_bytes = 100000;
+	params.max_buffered_bytes = 1; /* room for one */
+	params.stall_usec = 200 * USEC_PER_MSEC;
+	start(&params);
+	slow = connect_peer();
+	send_bytes(slow, line, 20000);
+	run_until_idle();
+	other = connect_peer();
+	send_bytes(other, line, 20000);
+	run_until_idle();
+	ck_assert(step(DEADLINE)); /* a look */
+	send_text(other, line + 20000);
+	send_text(other, "\n");
+	while (stored_rows() == 0)
+		ck_assert(step(DEADLINE));
+	receive(other);
+	expect_queued(other, "7", 1);
+	ck_assert_uint_eq(ingest_clients(ingest), 2);
+	while (step(2 * params.stall_usec))
+		;
+	send_bytes(other, line, 20000);
+	run_until_idle();
+	ck_assert(step(DEADLINE)); /* another */
+	run_until_idle();
+	ck_assert_uint_eq(ingest_clients(ingest), 2);
+	while (ingest_clients(ingest) > 1)
+		ck_assert(step(DEADLINE));
+	expect_cut_off(slow);
+	send_text(other, line + 20000);
+	send_text(other, "\n");
+	expect_queued(other, "7", 2);
+	free(line);
+}
+END_TEST
+
+/* What is there as a whole needs no room, whoever has taken all of it. */
+START_TEST(test_whole_lines_need_no_room)
+{
+	struct ingest_params params = defaults;
+	char *line = make_line(40000, 7);
+	struct peer *slow[3], *other;
+
+	params.max_message_bytes = 100000;
+	params.max_buffered_bytes = 200004; /* room for two */
+	start(&params);
+	for (size_t i = 0; i < ARRAY_SIZE(slow); i++) {
+		slow[i] = connect_peer();
+		send_bytes(slow[i], line, 30000);
+	}
+	run_until_idle();
+	other = connect_peer();
+	for (uint64_t i = 0; i < 2; i++) {
+		send_text(other, line);
+		send_text(other, "\n");
+		send_text(other, line);
+		send_text(other, "\n");
+		send_bytes(other, line, 20000);
+		expect_queued(other, "7", 3 * i + 1);
+		expect_queued(other, "7", 3 * i + 2);
+		expect_silence(other);
+		send_text(other, line + 20000);
+		send_text(other, "\n");
+		/* It is looked at again, now or then. */
+		while (stored_rows() < 3 * i + 3)
+			ck_assert(step(DEADLINE));
+		expect_queued(other, "7", 3 * i + 3);
+	}
+	ck_assert_uint_eq(ingest_clients(ingest), 1 + ARRAY_SIZE(slow));
+	free(line);
+}
+END_TEST
+
+/* Answers that wait for the commit come before the one that ends it. */
+START_TEST(test_stalled_line_behind_others)
+{
+	struct ingest_params params = defaults;
+	char *line = make_line(90000, 7);
+	struct peer *slow, *late;
+
+	params.max_message_bytes = 100000;
+	params.max_buffered_bytes = 1; /* room for one */
+	params.stall_usec = 200 * USEC_PER_MSEC;
+	params.commit_delay_usec = 3600 * USEC_PER_SEC;
+	start(&params);
+	slow = connect_peer();
+	say(slow, 1);
+	send_bytes(slow, line, 40000);
+	run_until_idle();
+	late = connect_peer();
+	send_bytes(late, line, 40000);
+	while (ingest_clients(ingest) == 2)
+		ck_assert(step(DEADLINE));
+	receive(slow);
+	expect_queued(slow, "1", 1);
+	expect_cut_off(slow);
+	send_text(late, line + 40000);
+	send_text(late, "\n");
+	run_until_idle();
+	ingest_commit(ingest);
+	expect_queued(late, "7", 2);
+	free(line);
+}
+END_TEST
+
+/* Replies that nobody reads have taken the room that others need. */
+START_TEST(test_unread_replies_and_room)
+{
+	struct ingest_params params = defaults;
+	char *line = make_line(90000, 7), *large = malloc(100000);
+	struct peer *deaf[8], *other;
+	const char *reply;
+
+	params.max_message_bytes = 100000;
+	params.max_buffered_bytes = 200004;
+	params.stall_usec = 300 * USEC_PER_MSEC;
+	start(&params);
+	ck_assert_ptr_nonnull(large);
+	snprintf(large, 100000, "{\"topic\":\"t\",\"id\":\"%090000d\"}\n", 0);
+	other = connect_peer();
+	for (size_t i = 0; i < ARRAY_SIZE(deaf); i++) {
+		deaf[i] = connect_peer();
+		for (int n = 0; n < 6; n++) {
+			(void)send_some(deaf[i], large, strlen(large));
+			run_until_idle();
+		}
+	}
+	send_text(other, line);
+	send_text(other, "\n");
+	while (!(reply = next_line(other))) {
+		ck_assert(step(DEADLINE));
+		receive(other);
+	}
+	ck_assert_ptr_nonnull(strstr(reply, "\"id\":7,"));
+	ck_assert_uint_lt(ingest_clients(ingest), 1 + ARRAY_SIZE(deaf));
+	free(line);
+	free(large);
+}
+END_TEST
+
+/* What little they take keeps nobody from it. */
+START_TEST(test_unread_replies_take_no_room)
+{
+	struct ingest_params params = defaults;
+	char *line = make_line(90000, 7);
+	struct peer *deaf[6], *other;
+
+	params.max_message_bytes = 100000;
+	params.max_buffered_bytes = 200004;
+	start(&params);
+	for (size_t i = 0; i < ARRAY_SIZE(deaf); i++) {
+		deaf[i] = connect_peer();
+		(void)flood(deaf[i]);
+	}
+	other = connect_peer();
+	for (int i = 0; i < 5; i++) {
+		send_text(other, line);
+		send_text(other, "\n");
+		ck_assert_ptr_nonnull(strstr(wait_line(other), "\"id\":7,"));
+	}
+	free(line);
+}
+END_TEST
+
+/* --- who may publish what -------------------------------------------------------------------- */
+
+static char *mine[] = { "a/#", "b" }, *all[] = { "#" };
+
+START_TEST(test_access)
+{
+	struct access_rule rules[] = {
+		{ "nobody", "", getuid() + 1, { all, 1 } },
+		{ "", "nobody", getgid() + 100000, { all, 1 } },
+		{ "me", "", getuid(), { mine, 2 } },
+	};
+	struct ingest_params params = defaults;
+	struct peer *p;
+
+	params.access = (struct access_rules){ rules, ARRAY_SIZE(rules) };
+	start(&params);
+	p = connect_peer();
+	send_text(p,
+		"{\"topic\":\"a/b\",\"id\":1}\n"
+		"{\"topic\":\"c\",\"id\":2}\n"
+		"{\"topic\":\"c/a/b\"}\n"
+		"{\"topic\":\"b\",\"id\":3}\n"
+		"{\"topic\":\"+\",\"id\":4}\n");
+	expect_queued(p, "1", 1);
+	expect_error(p, "2", "not-allowed");
+	expect_error(p, "null", "not-allowed");
+	expect_queued(p, "3", 2);
+	expect_error(p, "4", "bad-topic");
+	ck_assert_uint_eq(counters[FRAME_NOT_ALLOWED - 1].count, 2);
+	/* Another group, and this connection is one of its. */
+	rules[1].id = getgid();
+	ingest_set_params(ingest, &params);
+	send_text(p, "{\"topic\":\"c\",\"id\":5}\n{\"topic\":\"$x\",\"id\":6}\n");
+	expect_queued(p, "5", 3);
+	expect_error(p, "6", "not-allowed");
+	/* No rule is its. */
+	params.access.n = 1;
+	ingest_set_params(ingest, &params);
+	send_text(p, "{\"topic\":\"a/b\",\"id\":7}\n");
+	expect_error(p, "7", "not-allowed");
+	/* No rules at all. */
+	params.access.n = 0;
+	ingest_set_params(ingest, &params);
+	send_text(p, "{\"topic\":\"$x\",\"id\":8}\n");
+	expect_queued(p, "8", 4);
+	ck_assert_uint_eq(store.appends, 4);
+}
+END_TEST
+
+/* One line for a user, with what it has, and no more within a minute. */
+START_TEST(test_not_allowed_is_told)
+{
+	struct access_rule rules[] = { { "me", "", getuid(), { mine, 2 } } };
+	struct ingest_params params = defaults;
+	char expected[400], topic[301], line[400], stream[60];
+	struct peer *p;
+	struct stat st;
+
+	params.access = (struct access_rules){ rules, ARRAY_SIZE(rules) };
+	start(&params);
+	p = connect_peer();
+	memset(topic, 'x', sizeof(topic) - 1);
+	topic[sizeof(topic) - 1] = '\0';
+	/* A character across the place where it is cut. */
+	memcpy(topic + 199, "\xc3\xa4", 2);
+	snprintf(line, sizeof(line), "{\"topic\":\"%s\"}\n", topic);
+	/* As under systemd, so that it comes to check_log.c's stand-in. */
+	ck_assert_int_eq(fstat(STDERR_FILENO, &st), 0);
+	snprintf(stream, sizeof(stream), "%lu:%lu", (unsigned long)st.st_dev,
+		(unsigned long)st.st_ino);
+	setenv("JOURNAL_STREAM", stream, 1);
+	log_open();
+	log_set_level(LOG_INFO);
+	journal_entries = 0;
+	for (int i = 0; i < 3; i++) {
+		send_text(p, line);
+		expect_error(p, "null", "not-allowed");
+	}
+	unsetenv("JOURNAL_STREAM");
+	log_open();
+	ck_assert_int_eq(journal_entries, 1);
+	snprintf(expected, sizeof(expected),
+		"MESSAGE=uid %u (gid %u, pid %d) may not publish to \"%.199s...\"; its rules of "
+		"access: user me: a/#, b|",
+		getuid(), getgid(), getpid(), topic);
+	ck_assert_msg(strstr(journal, expected), "%s", journal);
+	ck_assert_ptr_nonnull(strstr(journal, "|MQTTGW_EVENT=not-allowed|"));
 }
 END_TEST
 
@@ -2103,6 +2537,77 @@ START_TEST(test_reservation_is_enough)
 }
 END_TEST
 
+/* What a client does not read counts, and it gives its reservation back. */
+START_TEST(test_unread_replies_count)
+{
+	struct client *c, *next;
+	const char *line;
+	size_t len;
+	int other, another;
+
+	client_pool_init(&pool, 100000, 170000); /* one */
+	c = make_client(&other);
+	fill(other, 30000);
+	ck_assert_int_eq(send(other, "\nxyz", 4, 0), 4);
+	while (client_read(c))
+		;
+	ck_assert(c->granted);
+	ck_assert(client_line(c, &line, &len));
+	ck_assert_int_eq(client_settle(c), 0);
+	ck_assert(c->granted); /* it goes on at once */
+	ck_assert_int_eq(buffer_reserve(&c->out, 200000), 0);
+	memset(c->out.data, 'x', 200000);
+	c->out.end = 200000;
+	ck_assert_int_eq(client_settle(c), 0);
+	ck_assert(!c->granted);
+	ck_assert_uint_ge(pool.used, 230000);
+	ck_assert_uint_eq(pool.granted, 0);
+	/* There is no room for another half line. */
+	ck_assert_uint_gt(pool.used, pool.max);
+	next = make_client(&another);
+	fill(another, 50000);
+	while (client_read(next))
+		;
+	(void)client_read(next);
+	ck_assert(!next->granted);
+	ck_assert(next->waiting);
+	ck_assert_int_eq(client_settle(next), 0);
+	ck_assert_uint_lt(next->in.allocated, 3 * CLIENT_SMALL);
+	/* The whole of it needs none. */
+	ck_assert_int_eq(send(another, "\nabc", 4, 0), 4);
+	ck_assert(client_read(next));
+	ck_assert(client_line(next, &line, &len));
+	ck_assert_uint_eq(len, 50000);
+	ck_assert_uint_eq(buffer_len(&next->in), 50001);
+	client_free(next);
+	close(another);
+	/* Less is used than there may be, and nobody has a whole one: one goes beyond the bound. */
+	buffer_consume(&c->out, 150000);
+	ck_assert_int_eq(client_settle(c), 0);
+	ck_assert_uint_lt(pool.used, pool.max);
+	ck_assert_uint_gt(pool.used + pool.reservation, pool.max);
+	ck_assert(client_pool_has_room(&pool));
+	/* Held back: as if it did not read. */
+	buffer_clear(&c->out);
+	ck_assert(client_line(c, &line, &len));
+	c->held = CLIENT_HELD_RATE;
+	ck_assert_int_eq(client_settle(c), 0);
+	ck_assert_uint_eq(c->events, 0);
+	ck_assert_uint_ge(pool.used, 30000);
+	ck_assert_uint_lt(pool.used, 100002);
+	c->held = 0;
+	ck_assert(client_line(c, &line, &len));
+	client_consume(c, len);
+	ck_assert(!client_line(c, &line, &len));
+	c->readable = false;
+	ck_assert_int_eq(client_settle(c), 0);
+	ck_assert_uint_eq(pool.used, 0);
+	ck_assert_uint_eq(c->events, EPOLLIN);
+	client_free(c);
+	close(other);
+}
+END_TEST
+
 /* An idle client costs next to nothing, however busy it was. */
 START_TEST(test_idle_client_is_slim)
 {
@@ -2210,6 +2715,27 @@ Suite *check_ingest(void)
 	tcase_add_test(t, test_bound_reached);
 	suite_add_tcase(s, t);
 
+	t = tcase_create("limits");
+	tcase_add_checked_fixture(t, setup, teardown);
+	tcase_set_timeout(t, TEST_SECONDS);
+	tcase_add_test(t, test_max_rate);
+	tcase_add_test(t, test_max_rate_is_lifted);
+	tcase_add_test(t, test_max_rate_and_stop);
+	tcase_add_test(t, test_max_inflight_bytes);
+	tcase_add_test(t, test_stalled_lines);
+	tcase_add_test(t, test_stalled_line_and_a_pause);
+	tcase_add_test(t, test_stalled_line_behind_others);
+	tcase_add_test(t, test_whole_lines_need_no_room);
+	tcase_add_test(t, test_unread_replies_and_room);
+	tcase_add_test(t, test_unread_replies_take_no_room);
+	suite_add_tcase(s, t);
+
+	t = tcase_create("access");
+	tcase_add_checked_fixture(t, setup, teardown);
+	tcase_add_test(t, test_access);
+	tcase_add_test(t, test_not_allowed_is_told);
+	suite_add_tcase(s, t);
+
 	t = tcase_create("counters");
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_add_test(t, test_words_of_counters);
@@ -2243,6 +2769,7 @@ Suite *check_ingest(void)
 	tcase_add_test(t, test_free_of_one_that_waits);
 	tcase_add_test(t, test_reservation_is_enough);
 	tcase_add_test(t, test_idle_client_is_slim);
+	tcase_add_test(t, test_unread_replies_count);
 	suite_add_tcase(s, t);
 	return s;
 }
