@@ -75,6 +75,7 @@ static void on_connect(struct mosquitto *mosq, void *userdata, int code, int fla
 		m->broker_keepalive = value;
 	if (code == 0 && m->callbacks.session && !m->callbacks.session(m->userdata, flags & 1))
 		shutdown(mosquitto_socket(mosq), SHUT_RDWR);
+	mqtt_intake_callback(m);
 }
 
 static void on_disconnect(
@@ -106,8 +107,15 @@ static void on_publish(struct mosquitto *mosq, void *userdata, int mid, int reas
 
 	(void)mosq;
 	(void)properties;
+	/* One of QoS 0 was written, which says nothing of the broker. */
+	if (mqtt_mid_is_unanswered(m, (unsigned)mid))
+		m->answered = true;
+	if (!m->listening) /* the log told of the packet before */
+		m->packets++;
+	mqtt_mid_answered(m, (unsigned)mid);
 	if (m->callbacks.published)
 		m->callbacks.published(m->userdata, (uint16_t)mid, (unsigned)reason);
+	mqtt_intake_callback(m);
 }
 
 /* What the library tells nowhere else. */
@@ -122,8 +130,10 @@ static void take_log_line(struct mqtt *m, const char *text)
 	text += m->log_prefix;
 	if (strncmp(text, sending, strlen(sending)) == 0)
 		m->sent_usec = now_usec();
-	else if (strncmp(text, received, strlen(received)) == 0)
+	else if (strncmp(text, received, strlen(received)) == 0) {
 		m->received_usec = now_usec();
+		m->packets++;
+	}
 	if (streq(text, pingreq)) {
 		mqtt_ping_sent(m);
 	} else if (streq(text, pingresp)) {
@@ -144,6 +154,24 @@ static void on_log(struct mosquitto *mosq, void *userdata, int level, const char
 	else if (level == MOSQ_LOG_ERR && m->tls)
 		mqtt_tls_note(m->tls, mosquitto_ssl_get(mosq), text);
 	log_debug("libmosquitto: %s", text);
+	mqtt_intake_callback(m);
+}
+
+/*
+ * The library formats two lines for each message as soon as anybody listens: a fifth of what it
+ * costs to send one. So somebody does only while a line may come that matters.
+ */
+static bool wants_log(const struct mqtt *m)
+{
+	return !m->up || m->ping_pending || m->n_qos2 > 0 || log_level() >= LOG_DEBUG;
+}
+
+void mqtt_listen(struct mqtt *m, bool wanted)
+{
+	if (wanted == m->listening)
+		return;
+	mosquitto_log_callback_set(m->mosq, wanted ? on_log : NULL);
+	m->listening = wanted;
 }
 
 /* --- outcomes -------------------------------------------------------------------------------- */
@@ -159,6 +187,7 @@ static void forget_connection(struct mqtt *m)
 	m->connack_seen = m->pingresp_seen = m->over = m->puback_for_qos2 = false;
 	m->ping_pending = false;
 	m->socket_error = 0;
+	mqtt_intake_begin(m);
 }
 
 /*
@@ -271,6 +300,7 @@ void mqtt_watch_descriptor(struct mqtt *m)
 	uint32_t events;
 	int r;
 
+	mqtt_listen(m, wants_log(m));
 	/* What closing a connection left there would be taken for an error of the next one. */
 	if (m->tls)
 		ERR_clear_error();
@@ -281,7 +311,7 @@ void mqtt_watch_descriptor(struct mqtt *m)
 			sd_event_source_set_enabled(m->outcome, SD_EVENT_ONESHOT);
 		return;
 	}
-	events = EPOLLIN | (!m->tcp_up || wants_write(m) ? EPOLLOUT : 0);
+	events = EPOLLIN | EPOLLRDHUP | (!m->tcp_up || wants_write(m) ? EPOLLOUT : 0);
 	if (m->io && m->fd == fd) {
 		sd_event_source_set_io_events(m->io, events);
 		return;
@@ -336,19 +366,22 @@ static int move_bytes(struct mqtt *m, uint32_t events)
 	/* With TLS the library goes on with the handshake in the call that reads, whatever it waits
 	 * for. After that an alert, such as the refusal of our certificate, is to be read before a
 	 * write fails for it. */
-	if ((events & (EPOLLIN | EPOLLERR | EPOLLHUP)) || (m->tls && !m->up))
-		rc = mosquitto_loop_read(m->mosq, 1);
+	if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLERR | EPOLLHUP)) || (m->tls && !m->up))
+		rc = mqtt_intake(m, events);
 	/* It also takes a dead socket in the handshake for one that is not ready yet. */
 	if (rc == MOSQ_ERR_SUCCESS && in_handshake(m) && (events & (EPOLLERR | EPOLLHUP)))
 		rc = MOSQ_ERR_CONN_LOST;
 	if (rc == MOSQ_ERR_SUCCESS && !m->over && !handshake && mosquitto_want_write(m->mosq))
 		rc = mosquitto_loop_write(m->mosq, 1);
+	if (!mosquitto_want_write(m->mosq))
+		m->guard.answers = 0;
 	return rc;
 }
 
 static int on_io(sd_event_source *s, int fd, uint32_t events, void *userdata)
 {
 	struct mqtt *m = userdata;
+	uint64_t began;
 	int rc;
 
 	(void)s;
@@ -361,7 +394,11 @@ static int on_io(sd_event_source *s, int fd, uint32_t events, void *userdata)
 		m->socket_error = take_socket_error(m);
 	/* Before: the library may find that the connection has ended, and close it. */
 	mqtt_count_traffic(m);
+	m->answered = false;
+	began = now_usec();
 	rc = move_bytes(m, events);
+	if (m->answered)
+		m->received_usec = u64_max(m->received_usec, began);
 	if (rc != MOSQ_ERR_SUCCESS)
 		mqtt_record_end(m, rc, m->socket_error);
 	mqtt_watch_descriptor(m);
@@ -379,6 +416,7 @@ static int on_tick(sd_event_source *s, uint64_t usec, void *userdata)
 
 	(void)s;
 	(void)usec;
+	mqtt_listen(m, true);
 	rc = mqtt_ping_check(m);
 	if (rc != MOSQ_ERR_SUCCESS)
 		mqtt_record_end(m, rc, 0);
@@ -422,7 +460,7 @@ static int setup_library(struct mqtt *m, const struct mqtt_params *params)
 	mosquitto_connect_v5_callback_set(m->mosq, on_connect);
 	mosquitto_disconnect_v5_callback_set(m->mosq, on_disconnect);
 	mosquitto_publish_v5_callback_set(m->mosq, on_publish);
-	mosquitto_log_callback_set(m->mosq, on_log);
+	mqtt_listen(m, true);
 	if (mosquitto_int_option(m->mosq, MOSQ_OPT_PROTOCOL_VERSION,
 		    params->v5 ? MQTT_PROTOCOL_V5 : MQTT_PROTOCOL_V311) ||
 		mosquitto_int_option(m->mosq, MOSQ_OPT_SSL_CTX_WITH_DEFAULTS, 0) ||
@@ -498,15 +536,19 @@ static int keep_connect_properties(struct mqtt *m, const char *address, uint16_t
 	mosquitto_property *properties = NULL;
 	int rc;
 
-	if (!m->v5 || m->clean_session)
+	if (!m->v5)
 		return MOSQ_ERR_SUCCESS;
 	rc = mosquitto_property_add_int32(
-		&properties, MQTT_PROP_SESSION_EXPIRY_INTERVAL, SESSION_EXPIRY_NEVER);
-	if (rc != MOSQ_ERR_SUCCESS)
-		return rc;
-	rc = mosquitto_connect_bind_v5(m->mosq, address, port, 1, NULL, properties);
+		&properties, MQTT_PROP_MAXIMUM_PACKET_SIZE, MQTT_GUARD_PACKET_MAX);
+	if (rc == MOSQ_ERR_SUCCESS && !m->clean_session)
+		rc = mosquitto_property_add_int32(
+			&properties, MQTT_PROP_SESSION_EXPIRY_INTERVAL, SESSION_EXPIRY_NEVER);
+	if (rc == MOSQ_ERR_SUCCESS) {
+		rc = mosquitto_connect_bind_v5(m->mosq, address, port, 1, NULL, properties);
+		rc = rc == MOSQ_ERR_INVAL ? MOSQ_ERR_SUCCESS : MOSQ_ERR_UNKNOWN;
+	}
 	mosquitto_property_free_all(&properties);
-	return rc == MOSQ_ERR_INVAL ? MOSQ_ERR_SUCCESS : MOSQ_ERR_UNKNOWN;
+	return rc;
 }
 
 /* The library forgets the context it had, with its reference. */
@@ -535,6 +577,7 @@ void mqtt_connect(
 	int error, rc;
 
 	forget_connection(m);
+	mqtt_listen(m, true);
 	m->keepalive = keepalive;
 	m->sent_usec = m->received_usec = now_usec();
 	rc = give_tls_context(m, host);

@@ -74,6 +74,10 @@ struct mqtt_failure {
 	/* The broker answered a QoS 2 PUBLISH with PUBACK: it knows no QoS 2, and the library will
 	 * go on sending that message until the object is freed. */
 	bool no_qos2;
+	/* The broker delivered a message larger than we take, over MQTT 3.1.1, where it cannot be
+	 * told not to. Nothing was subscribed to: a subscription of somebody else's is in the
+	 * session. */
+	bool strange_session;
 	/* The peer ended it (FIN, RST, or a DISCONNECT that blames us), it was not just silent. */
 	bool by_peer;
 };

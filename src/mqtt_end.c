@@ -109,6 +109,12 @@ void mqtt_describe_end(const struct mqtt *m, struct mqtt_failure *f)
 {
 	f->phase = m->up ? MQTT_PHASE_UP : m->tcp_up ? MQTT_PHASE_CONNACK : MQTT_PHASE_TCP;
 	f->by_peer = is_by_peer(m);
+	if (m->fault[0]) {
+		f->try_other_version = f->phase == MQTT_PHASE_CONNACK;
+		f->strange_session = m->fault_in_delivery && !m->v5;
+		failure_set(&f->failure, FAILURE_PROTOCOL, "%s", m->fault);
+		return;
+	}
 	if (m->over_code == MOSQ_ERR_PROTOCOL && m->puback_for_qos2) {
 		f->no_qos2 = true;
 		failure_set(&f->failure, FAILURE_PROTOCOL,

@@ -3,10 +3,9 @@
  * One message on its way into the library: properties, the broker's limits. See mqtt_internal.h.
  */
 #include <errno.h>
-#include <inttypes.h>
 #include <limits.h>
 #include <mqtt_protocol.h>
-#include <stdio.h>
+#include <poll.h>
 
 #include "mqtt_internal.h"
 
@@ -20,6 +19,26 @@ struct properties {
 	size_t size; /* bytes in the packet, without their length in front */
 	bool failed;
 };
+
+static uint64_t magnitude(int64_t value)
+{
+	return value < 0 ? -(uint64_t)value : (uint64_t)value;
+}
+
+/* Twice a message: what printf() does besides costs more than the message's whole packet. */
+static const char *decimal(char (*buf)[NUMBER_SIZE], uint64_t value, bool negative)
+{
+	size_t at = sizeof(*buf) - 1;
+
+	(*buf)[at] = '\0';
+	do {
+		(*buf)[--at] = (char)('0' + value % 10);
+		value /= 10;
+	} while (value);
+	if (negative)
+		(*buf)[--at] = '-';
+	return *buf + at;
+}
 
 static void add_pair(struct properties *p, const char *name, const char *value)
 {
@@ -44,10 +63,9 @@ static void make_properties(
 		return;
 	add_pair(p, "gw-id", extras->gateway_id);
 	add_pair(p, "gw-queue", extras->queue_uuid);
-	snprintf(number, sizeof(number), "%" PRIu64, message->id);
-	add_pair(p, "gw-seq", number);
-	snprintf(number, sizeof(number), "%" PRId64, message->timestamp);
-	add_pair(p, "gw-time", number);
+	add_pair(p, "gw-seq", decimal(&number, message->id, false));
+	add_pair(p, "gw-time",
+		decimal(&number, magnitude(message->timestamp), message->timestamp < 0));
 }
 
 static size_t varint_size(size_t value)
@@ -58,7 +76,7 @@ static size_t varint_size(size_t value)
 /* MQTT 5, 2.1 and 3.3. */
 static size_t packet_size(const struct mqtt *m, const struct message *message, size_t properties)
 {
-	size_t rest = 2 + strlen(message->topic) + message->payload_len;
+	size_t rest = 2 + message->topic_len + message->payload_len;
 
 	if (message->qos)
 		rest += 2;
@@ -109,21 +127,54 @@ static int check_limits(const struct mqtt *m, const struct message *message, siz
 	return 0;
 }
 
-bool mqtt_mid_has_qos2(const struct mqtt *m, unsigned mid)
+/* --- what is in flight ----------------------------------------------------------------------- */
+
+static bool has_bit(const uint64_t *bits, unsigned mid)
 {
-	return mid < MQTT_MIDS && m->qos2[mid / 64] >> mid % 64 & 1;
+	return mid < MQTT_MIDS && bits[mid / 64] >> mid % 64 & 1;
 }
 
-static void note_qos(struct mqtt *m, unsigned mid, unsigned qos)
+bool mqtt_mid_is_unanswered(const struct mqtt *m, unsigned mid)
+{
+	return has_bit(m->unanswered, mid);
+}
+
+bool mqtt_mid_has_qos2(const struct mqtt *m, unsigned mid)
+{
+	return has_bit(m->qos2, mid);
+}
+
+void mqtt_mid_answered(struct mqtt *m, unsigned mid)
 {
 	uint64_t bit = UINT64_C(1) << mid % 64;
 
 	if (mid >= MQTT_MIDS)
 		return;
-	if (qos == 2)
+	m->n_qos2 -= mqtt_mid_has_qos2(m, mid);
+	m->unanswered[mid / 64] &= ~bit;
+	m->qos2[mid / 64] &= ~bit;
+}
+
+static void note_mid(struct mqtt *m, unsigned mid, unsigned qos)
+{
+	uint64_t bit = UINT64_C(1) << mid % 64;
+
+	mqtt_mid_answered(m, mid);
+	if (qos == 0 || mid >= MQTT_MIDS)
+		return;
+	m->unanswered[mid / 64] |= bit;
+	if (qos == 2) {
 		m->qos2[mid / 64] |= bit;
-	else
-		m->qos2[mid / 64] &= ~bit;
+		m->n_qos2++;
+	}
+}
+
+/* Nothing of the socket will reach the loop. */
+static bool is_quiet(const struct mqtt *m)
+{
+	struct pollfd p = { .fd = m->fd, .events = POLLIN };
+
+	return poll(&p, 1, 0) == 0;
 }
 
 static int hand_over(struct mqtt *m, const struct message *message,
@@ -131,6 +182,8 @@ static int hand_over(struct mqtt *m, const struct message *message,
 {
 	int rc;
 
+	/* The time the loop has is near enough, and costs nothing. */
+	sd_event_now(m->event, CLOCK_MONOTONIC, &m->sent_usec);
 	rc = mosquitto_publish_v5(m->mosq, ret_mid, message->topic, (int)message->payload_len,
 		message->payload, message->qos, message->retain, properties);
 	switch (rc) {
@@ -139,9 +192,9 @@ static int hand_over(struct mqtt *m, const struct message *message,
 	case MOSQ_ERR_NO_CONN:
 	case MOSQ_ERR_CONN_LOST:
 	case MOSQ_ERR_ERRNO:
-		note_qos(m, (unsigned)*ret_mid, message->qos);
+		note_mid(m, (unsigned)*ret_mid, message->qos);
 		/* A broken socket shows by itself, broken TLS on a good one does not. */
-		if (rc == MOSQ_ERR_ERRNO && m->tls && m->tls->error)
+		if (rc == MOSQ_ERR_ERRNO && m->tls && (m->tls->error || is_quiet(m)))
 			mqtt_record_end(m, rc, 0);
 		mqtt_watch_descriptor(m);
 		return rc == MOSQ_ERR_SUCCESS ? 0 : 1;

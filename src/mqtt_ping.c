@@ -6,7 +6,8 @@
  * The library sends one when keepalive is over since the last packet that it wrote, or since the
  * last one that it read, and looks only when it is asked to. It counts in whole seconds of
  * CLOCK_MONOTONIC, and tells its account to nobody; `sent_usec` and `received_usec` are taken from
- * what it logs before it writes or counts a packet, so they are never later than its own.
+ * before a message is handed to it or the socket is read, and from what it logs, where its log is
+ * listened to. What is late by that, a packet that it had to queue, is late for the PINGREQ, too.
  *
  * It gives up when keepalive is over once more after its PINGREQ. That is late for a broker that
  * says nothing any more, and wrong for a slow link, on which a large message may keep the PINGREQ
@@ -58,6 +59,7 @@ void mqtt_ping_sent(struct mqtt *m)
 	m->ping_pending = true;
 	m->ping_usec = now_usec();
 	m->ping_acked = p.acked_bytes;
+	mqtt_guard_ping(&m->guard);
 	m->received_usec = m->ping_usec; /* the library counts from here, to leave time for it */
 }
 

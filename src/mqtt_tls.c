@@ -69,6 +69,10 @@ static void on_info(const SSL *ssl, int where, int value)
 	/* A warning ends nothing; the end of a connection in good order is one. */
 	if ((where & SSL_CB_READ_ALERT) == SSL_CB_READ_ALERT && value >> 8 == SSL3_AL_FATAL)
 		t->alert = (unsigned)value & 0xff;
+	/* Before the handshake's end the library's log says more; after it nobody listens. */
+	if ((where & SSL_CB_WRITE_ALERT) == SSL_CB_WRITE_ALERT && value >> 8 == SSL3_AL_FATAL &&
+		t->secured && !t->error)
+		t->error = ERR_peek_error();
 }
 
 /* Without it OpenSSL asks for the password of a key on the terminal. */
@@ -85,9 +89,15 @@ void mqtt_tls_note(struct mqtt_tls_state *t, const SSL *ssl, const char *text)
 {
 	const char *code = strstr(text, ": error:");
 
-	if (t->error || !code)
+	if (code)
+		mqtt_tls_note_error(t, ssl, strtoul(code + strlen(": error:"), NULL, 16));
+}
+
+void mqtt_tls_note_error(struct mqtt_tls_state *t, const SSL *ssl, unsigned long error)
+{
+	if (t->error || !error)
 		return;
-	t->error = strtoul(code + strlen(": error:"), NULL, 16);
+	t->error = error;
 	if (ssl && !t->settings.insecure && ERR_GET_LIB(t->error) == ERR_LIB_SSL &&
 		ERR_GET_REASON(t->error) == SSL_R_CERTIFICATE_VERIFY_FAILED)
 		t->verify = SSL_get_verify_result(ssl);
@@ -200,6 +210,12 @@ SSL_CTX *mqtt_tls_begin(struct mqtt_tls_state *t, const char *host)
 	/* Reading a file leaves its end in the queue of errors. */
 	ERR_clear_error();
 	return ctx;
+}
+
+void mqtt_tls_hold(struct mqtt_tls_state *t, const SSL *ssl)
+{
+	t->held = true;
+	hold_reading(t, ssl);
 }
 
 void mqtt_tls_go_on(struct mqtt_tls_state *t)

@@ -43,10 +43,14 @@ SSL_CTX *mqtt_tls_begin(struct mqtt_tls_state *t, const char *host);
  * throws the refusal away unread.
  */
 void mqtt_tls_go_on(struct mqtt_tls_state *t);
+/* Nothing more is read for `ssl`, beyond what OpenSSL holds already, until mqtt_tls_go_on(). */
+void mqtt_tls_hold(struct mqtt_tls_state *t, const SSL *ssl);
 
 /* A line of libmosquitto's log at level error, while the library still holds `ssl` (may be NULL).
  */
 void mqtt_tls_note(struct mqtt_tls_state *t, const SSL *ssl, const char *text);
+/* An error of OpenSSL's on `ssl`; the first one counts. */
+void mqtt_tls_note_error(struct mqtt_tls_state *t, const SSL *ssl, unsigned long error);
 
 /*
  * Why the connection ended, if TLS has to do with it: true and *f is filled. `up`: it had its

@@ -354,14 +354,23 @@ END_TEST
 /* --- what only the library's log tells -----------------------------------------------------------
  */
 
+/* As if PINGREQ had left: the library takes no keepalive that a test could wait for. */
+static void ping(struct rig *r)
+{
+	mqtt_ping_sent(r->m);
+	mqtt_watch_descriptor(r->m);
+}
+
 START_TEST(test_pingresp_is_a_sign_of_life)
 {
 	static const uint8_t pingresp[] = { 0xd0, 0 };
 	struct rig r;
 
 	rig_up(&r, _i != 0);
+	ping(&r);
 	say(&r, pingresp, sizeof(pingresp));
 	wait_for(&r, &r.alive, 1);
+	ping(&r);
 	say(&r, pingresp, sizeof(pingresp));
 	wait_for(&r, &r.alive, 2);
 	drop(&r);
@@ -422,34 +431,102 @@ START_TEST(test_unanswered_ping_is_sampled)
 }
 END_TEST
 
-/* What the library logs of packets sets the time. */
-START_TEST(test_traffic_puts_the_ping_off)
-{
-	static const uint8_t pingresp[] = { 0xd0, 0 };
-	uint8_t buf[64];
-	uint64_t before;
-	struct rig r;
-
-	rig_up(&r, _i != 0);
-	r.m->sent_usec = r.m->received_usec = 0;
-	before = now_usec();
-	ck_assert_int_gt(publish(&r, "x", 1, false, NULL, &no_text), 0);
-	read_packet(&r, buf, sizeof(buf));
-	ck_assert_uint_ge(r.m->sent_usec, before);
-	ck_assert_uint_eq(r.m->received_usec, 0);
-	say(&r, pingresp, sizeof(pingresp));
-	wait_for(&r, &r.alive, 1);
-	ck_assert_uint_ge(r.m->received_usec, before);
-	rig_done(&r);
-}
-END_TEST
-
 static void puback(struct rig *r, int mid)
 {
 	const uint8_t packet[] = { 0x40, 2, (uint8_t)(mid >> 8), (uint8_t)mid };
 
 	say(r, packet, sizeof(packet));
 }
+
+/* What goes and what is answered sets the time. */
+START_TEST(test_traffic_puts_the_ping_off)
+{
+	uint64_t before, turned;
+	uint8_t buf[64];
+	struct rig r;
+	int mid;
+
+	rig_up(&r, _i != 0);
+	r.m->sent_usec = r.m->received_usec = 0;
+	ck_assert_int_ge(sd_event_now(r.event, CLOCK_MONOTONIC, &turned), 0);
+	before = now_usec();
+	mid = publish(&r, "x", 1, false, NULL, &no_text);
+	read_packet(&r, buf, sizeof(buf));
+	ck_assert_uint_ge(r.m->sent_usec, turned);
+	ck_assert_uint_le(r.m->sent_usec, now_usec());
+	ck_assert_uint_eq(r.m->received_usec, 0);
+	puback(&r, mid);
+	wait_for(&r, &r.published, 1);
+	ck_assert_uint_ge(r.m->received_usec, before);
+	rig_done(&r);
+}
+END_TEST
+
+/* What was only written, and be it later, is no word of the broker's: a link on which nothing comes
+ * back is to be asked for a sign of life. */
+START_TEST(test_writing_is_no_answer)
+{
+	static char large[8 << 20], sink[1 << 16];
+	const char *text;
+	size_t left = sizeof(large);
+	struct rig r;
+
+	memset(large, 'x', sizeof(large) - 1);
+	rig_up(&r, _i != 0);
+	publish(&r, large, 0, false, NULL, &text);
+	ck_assert(mosquitto_want_write(r.m->mosq));
+	r.m->received_usec = 0;
+	for (unsigned i = 0; r.published == 0 && i < TURNS_MAX; i++) {
+		ssize_t n = recv(r.peer, sink, size_min(sizeof(sink), left), MSG_DONTWAIT);
+
+		left -= n > 0 ? (size_t)n : 0;
+		turn(&r);
+	}
+	ck_assert_uint_eq(r.published, 1);
+	ck_assert_uint_eq(r.m->received_usec, 0);
+	rig_done(&r);
+}
+END_TEST
+
+/* Nobody listens to the library's log, which costs more than a message's packet does, but while a
+ * line of it may matter. */
+START_TEST(test_log_is_listened_to)
+{
+	static const uint8_t pingresp[] = { 0xd0, 0 }, pubrec[] = { 0x50, 2, 0, 2 };
+	static const uint8_t pubcomp[] = { 0x70, 2, 0, 2 };
+	uint8_t buf[64];
+	struct rig r;
+	int mid;
+
+	rig_up(&r, _i != 0);
+	mid = publish(&r, "x", 1, false, NULL, &no_text);
+	ck_assert_int_eq(mid, 1);
+	ck_assert(!r.m->listening);
+	ping(&r);
+	ck_assert(r.m->listening);
+	say(&r, pingresp, sizeof(pingresp));
+	wait_for(&r, &r.alive, 1);
+	ck_assert(!r.m->listening);
+	ck_assert_int_eq(publish(&r, "x", 2, false, NULL, &no_text), 2);
+	ck_assert(r.m->listening);
+	puback(&r, 1);
+	wait_for(&r, &r.published, 1);
+	ck_assert(r.m->listening);
+	read_packet(&r, buf, sizeof(buf));
+	read_packet(&r, buf, sizeof(buf));
+	say(&r, pubrec, sizeof(pubrec));
+	read_packet(&r, buf, sizeof(buf));
+	ck_assert_uint_eq(buf[0], 0x62);
+	say(&r, pubcomp, sizeof(pubcomp));
+	wait_for(&r, &r.published, 2);
+	ck_assert_uint_eq(r.m->n_qos2, 0);
+	turn(&r);
+	ck_assert(!r.m->listening);
+	drop(&r);
+	ck_assert_uint_eq(r.failed, 1);
+	rig_done(&r);
+}
+END_TEST
 
 START_TEST(test_puback_for_qos2)
 {
@@ -501,6 +578,96 @@ START_TEST(test_other_protocol_error)
 	wait_for(&r, &r.failed, 1);
 	ck_assert(!r.failure.no_qos2);
 	ck_assert_int_eq(r.failure.failure.class, FAILURE_PROTOCOL);
+	rig_done(&r);
+}
+END_TEST
+
+/* --- what comes is looked at first ---------------------------------------------------------------
+ */
+
+/* The library reads one packet a call, as mqtt_intake.c has it: what is good before what is not
+ * counts, and it never sees the latter, which would end the process. */
+START_TEST(test_fault_behind_good_packets)
+{
+	static const uint8_t burst[] = "\x40\2\0\1\x50\2\0\2\x40\2\0\3\x70\2\0\2"
+				       "\x40\6\0\4\0\2\x7e\1\x40\2\0\4";
+	uint8_t buf[100];
+	struct rig r;
+
+	rig_up(&r, true);
+	for (uint8_t i = 1; i <= 4; i++) {
+		ck_assert_int_eq(publish(&r, "x", i == 2 ? 2 : 1, false, NULL, &no_text), i);
+		read_packet(&r, buf, sizeof(buf));
+	}
+	say(&r, burst, sizeof(burst) - 1);
+	wait_for(&r, &r.failed, 1);
+	ck_assert_uint_eq(r.published, 3);
+	ck_assert(!r.m->blind);
+	ck_assert_int_eq(r.failure.failure.class, FAILURE_PROTOCOL);
+	ck_assert_str_eq(r.failure.failure.text,
+		"broker sent a PUBACK with the property 0x7e, which MQTT 5 does not let a broker "
+		"send");
+	rig_done(&r);
+}
+END_TEST
+
+/* A line that is never idle: each PUBREC is answered behind what waits, and that is no fault of a
+ * broker that goes on from there. */
+START_TEST(test_answers_on_a_busy_line)
+{
+	static char large[8 << 20];
+	uint8_t buf[100];
+	struct rig r;
+
+	memset(large, 'x', sizeof(large) - 1);
+	rig_up(&r, _i != 0);
+	for (uint8_t i = 1; i <= 3; i++) {
+		ck_assert_int_eq(publish(&r, "x", 2, false, NULL, &no_text), i);
+		read_packet(&r, buf, sizeof(buf));
+	}
+	publish(&r, large, 0, false, NULL, &no_text);
+	r.m->guard.answers = 65533;
+	for (uint8_t i = 1; i <= 3; i++) {
+		const uint8_t answers[] = { 0x50, 2, 0, i, 0x70, 2, 0, i };
+
+		say(&r, answers, sizeof(answers));
+		wait_for(&r, &r.published, i);
+		ck_assert(mosquitto_want_write(r.m->mosq));
+		ck_assert_uint_eq(r.m->guard.answers, 65533);
+	}
+	ck_assert_uint_eq(r.failed, 0);
+	rig_done(&r);
+}
+END_TEST
+
+/* What is not whole stays in the socket, and wakes nobody until it is. */
+START_TEST(test_packet_in_pieces)
+{
+	static const uint8_t bytes[] = "\x40\x0c\0\1\0\x08\x26\0\1"
+				       "a\0\2"
+				       "bc\x40\2\0\2";
+	/* As long as the length is not known; and when all is there. */
+	static const bool wakes[] = {
+		[0] = true, [1] = true, [13] = true, [14] = true, [15] = true, [17] = true
+	};
+	uint8_t buf[100];
+	struct rig r;
+
+	rig_up(&r, true);
+	for (int i = 1; i <= 2; i++) {
+		ck_assert_int_eq(publish(&r, "x", 1, false, NULL, &no_text), i);
+		read_packet(&r, buf, sizeof(buf));
+	}
+	for (size_t i = 0; i < sizeof(bytes) - 1; i++) {
+		ck_assert_uint_eq(r.published, i >= 14);
+		say(&r, bytes + i, 1);
+		ck_assert_msg(
+			(sd_event_run(r.event, wakes[i] ? 1000 * TURN_USEC : 0) > 0) == wakes[i],
+			"byte %zu", i);
+		ck_assert_int_eq(sd_event_run(r.event, 0), 0);
+	}
+	ck_assert_uint_eq(r.published, 2);
+	ck_assert_uint_eq(r.failed, 0);
 	rig_done(&r);
 }
 END_TEST
@@ -811,8 +978,13 @@ Suite *check_mqtt(void)
 	tcase_add_test(t, test_ping_is_waited_for);
 	tcase_add_test(t, test_unanswered_ping_is_sampled);
 	tcase_add_loop_test(t, test_traffic_puts_the_ping_off, 0, 2);
+	tcase_add_loop_test(t, test_writing_is_no_answer, 0, 2);
+	tcase_add_loop_test(t, test_log_is_listened_to, 0, 2);
 	tcase_add_loop_test(t, test_puback_for_qos2, 0, 2);
 	tcase_add_test(t, test_other_protocol_error);
+	tcase_add_test(t, test_fault_behind_good_packets);
+	tcase_add_loop_test(t, test_answers_on_a_busy_line, 0, 2);
+	tcase_add_test(t, test_packet_in_pieces);
 	suite_add_tcase(s, t);
 
 	t = tcase_create("packets");

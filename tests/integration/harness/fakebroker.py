@@ -17,6 +17,7 @@ is raised again by ``FakeBroker.close()``.
 
 import errno
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -66,6 +67,15 @@ class Connection:
         self.accepted = time.monotonic()
         self._socket = sock
         self._data = b""
+
+    def secure(self, context: ssl.SSLContext) -> None:
+        """Shake hands."""
+        try:
+            self._socket = context.wrap_socket(
+                self._socket, server_side=True
+            )
+        except OSError as error:
+            raise Ended(str(error)) from None
 
     # --- reading ---
 
@@ -289,11 +299,15 @@ class OnLasting:
 class FakeBroker:
     """Listens on a loopback port; the n-th connection gets the n-th script.
 
-    The last script serves all further connections.
+    The last script serves all further connections. With ``tls`` it shakes
+    hands first.
     """
 
-    def __init__(self, *scripts: Script) -> None:
+    def __init__(
+        self, *scripts: Script, tls: Optional[ssl.SSLContext] = None
+    ) -> None:
         self.scripts: List[Script] = list(scripts) or [serve]
+        self._tls = tls
         self.connects: List[wire.Connect] = []
         self.disconnects: List[wire.Packet] = []
         self.delivered: List[Delivered] = []
@@ -362,6 +376,8 @@ class FakeBroker:
 
     def _run(self, script: Script, conn: Connection) -> None:
         try:
+            if self._tls:
+                conn.secure(self._tls)
             script(conn)
         except Ended:
             pass
