@@ -11,7 +11,7 @@
  * - The ring never holds more than MAILBOX_SPAN rows. As ids of packets are given in the order of
  *   entries, none comes round to 65,535 while an old one is in use.
  * - While anything is in flight that an earlier connection sent (`replaying`), nothing new
- *   goes out.
+ *   goes out, unless the broker is silent for long (drain_wait_no_more()).
  * - `walk` is the ring position the cursor stands at. Before `tail`, the cursor is going over rows
  *   it has seen before.
  *
@@ -92,10 +92,26 @@ static void shorten(struct drain *d)
 	}
 }
 
+/*
+ * While messages come and go there is always another turn. It is not so when the ring is what holds
+ * sending up, nor while rows are lost: those shall not be claimed for longer than needed.
+ */
+static void set_patience(struct drain *d)
+{
+	bool patient = d->up && !d->rewind && d->trial.state == TRIAL_NONE &&
+		d->tail - d->head < MAILBOX_SPAN / 2;
+
+	if (patient != d->patient)
+		mailbox_set_patient(d->mailbox, patient);
+	d->patient = patient;
+}
+
 static void forget_removed(struct drain *d)
 {
-	size_t n = mailbox_take_removed(d->mailbox);
+	size_t n;
 
+	set_patience(d);
+	n = mailbox_take_removed(d->mailbox);
 	assert(n <= d->acked_posted - d->acked_first);
 	for (; n > 0; n--)
 		drain_at(d, d->acked[d->acked_first++ % MAILBOX_SPAN])->state = ENTRY_GONE;
@@ -228,6 +244,14 @@ static void sent(struct drain *d, struct entry *e, uint32_t position)
 	}
 	if (e->qos > 0)
 		d->session_inflight++;
+	if (e->qos == 2)
+		d->qos2_inflight++;
+}
+
+/* What a message is sent with. */
+static uint8_t qos_of(const struct drain *d, const struct message *m)
+{
+	return m->qos > d->max_qos ? d->max_qos : m->qos;
 }
 
 static int publish(struct drain *d, const struct message *m, struct entry *e, const char **ret_text)
@@ -235,13 +259,12 @@ static int publish(struct drain *d, const struct message *m, struct entry *e, co
 	struct message lowered = *m;
 	int r;
 
-	if (lowered.qos > d->max_qos)
-		lowered.qos = d->max_qos;
+	lowered.qos = qos_of(d, m);
 	*e = (struct entry){
 		.id = m->id,
-		.size = message_size(m),
-		.qos = lowered.qos,
-		.accepted_qos = m->qos,
+		.size = (uint32_t)message_size(m),
+		.qos = lowered.qos & 3U,
+		.accepted_qos = m->qos & 3U,
 		.state = ENTRY_SENT,
 	};
 	d->publishing = e;
@@ -296,6 +319,12 @@ static int send_row(struct drain *d, const struct message *m)
 	return r > 0 ? stop_before(d) : 0;
 }
 
+/* The time matters to a bound on the rate alone. */
+static uint64_t rate_now(const struct drain *d)
+{
+	return d->window.params.max_rate > 0 ? now_usec() : 0;
+}
+
 static bool is_full(struct drain *d)
 {
 	if (d->tail - d->head == MAILBOX_SPAN)
@@ -323,7 +352,9 @@ static int on_row(void *userdata, const struct message *m)
 	}
 	if (d->window.messages == 0)
 		trial_next(&d->trial, m->id);
-	if (!window_admits(&d->window, message_size(m), now_usec()) ||
+	if (d->max_qos2 > 0 && d->qos2_inflight >= d->max_qos2 && qos_of(d, m) == 2)
+		return stop_before(d);
+	if (!window_admits(&d->window, message_size(m), rate_now(d)) ||
 		!trial_admits(&d->trial, m->id, d->window.messages))
 		return stop_before(d);
 	return send_row(d, m);
@@ -393,10 +424,10 @@ static bool may_send(const struct drain *d)
 	/* To be refused once more would lead to nothing, and to the same again at once. */
 	if (d->trial.state == TRIAL_ALONE && !mailbox_may_condemn(d->mailbox))
 		return false;
-	if (now_usec() < d->throttled_until_usec)
+	if (d->throttled_until_usec > 0 && now_usec() < d->throttled_until_usec)
 		return false;
 	/* Size is judged with the row at hand; here only whether one more may go at all. */
-	return window_admits(&d->window, 0, now_usec());
+	return window_admits(&d->window, 0, rate_now(d));
 }
 
 uint64_t drain_wake_usec(const struct drain *d)

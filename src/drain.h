@@ -44,11 +44,27 @@ struct drain *drain_free(struct drain *d);
  */
 void drain_connected(struct drain *d, unsigned receive_maximum, uint8_t max_qos);
 /*
+ * From now on no more than so many messages of QoS 2 are in flight; 0 = as many as may be. Before
+ * drain_connected().
+ */
+void drain_bound_qos2(struct drain *d, unsigned max);
+/*
  * The connection is gone; `closed`: by the peer's will. QoS 0 messages not yet written are lost
  * with it and will be sent again. True: what is in flight must not be sent again as it is, the
  * session is to be given up before the next connection.
  */
 bool drain_connection_lost(struct drain *d, bool closed) _must_check_;
+/*
+ * Nothing has come from the broker for long. True: new messages had waited for those that were sent
+ * again, and wait no more; drain_pump() may have something to do.
+ */
+bool drain_wait_no_more(struct drain *d);
+/*
+ * Nothing has come for so long that the connection is to be ended: whether that is because the
+ * broker passes over the oldest message that is in flight. It answered others that came behind it,
+ * or, if nothing else is in flight, did so before that message was sent alone.
+ */
+bool drain_passed_over(struct drain *d);
 /* The client object or the broker's session is gone, and with it all that was in flight: it will be
  * sent again by drain_pump(). */
 void drain_session_lost(struct drain *d);

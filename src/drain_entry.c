@@ -44,6 +44,8 @@ static void leave_flight(struct drain *d, struct entry *e, bool answered)
 	window_remove(&d->window, e->size);
 	if (e->qos > 0)
 		d->session_inflight--;
+	if (e->qos == 2)
+		d->qos2_inflight--;
 }
 
 /* --- claims ---------------------------------------------------------------------------------- */
@@ -206,6 +208,43 @@ static uint64_t oldest_in_flight(struct drain *d)
 	return 0;
 }
 
+bool drain_wait_no_more(struct drain *d)
+{
+	bool waited = d->replaying;
+
+	d->replaying = false;
+	return waited;
+}
+
+/* Whether a row behind `id` has been dealt with. */
+static bool is_passed(struct drain *d, uint64_t id)
+{
+	for (uint32_t p = d->tail; p != d->head; p--) {
+		const struct entry *e = drain_at(d, p - 1);
+
+		if (e->id <= id)
+			return false;
+		if (e->state == ENTRY_ACKED || e->state == ENTRY_GONE)
+			return true;
+	}
+	return false;
+}
+
+bool drain_passed_over(struct drain *d)
+{
+	uint64_t oldest = oldest_in_flight(d);
+
+	if (oldest == 0)
+		return false;
+	if (d->answered && (d->window.messages == 1 || is_passed(d, oldest))) {
+		d->passed_over = oldest;
+		return true;
+	}
+	/* That it answers nothing says nothing, unless nothing else could be sent. */
+	return d->passed_over == oldest &&
+		(d->trial.state == TRIAL_ALONE || d->tail - d->head >= MAILBOX_SPAN);
+}
+
 bool drain_connection_lost(struct drain *d, bool closed)
 {
 	uint64_t oldest = oldest_in_flight(d);
@@ -214,7 +253,9 @@ bool drain_connection_lost(struct drain *d, bool closed)
 	give_up = trial_connection_ended(
 		&d->trial, oldest, d->window.messages == 1, closed, d->answered);
 	if (give_up)
-		snprintf(d->refusal, sizeof(d->refusal), "broker closes the connection over it");
+		snprintf(d->refusal, sizeof(d->refusal), "%s",
+			d->passed_over == oldest ? "broker never answers it"
+						 : "broker closes the connection over it");
 	lose_flight(d, false);
 	drain_release_claims(d);
 	d->replaying = d->window.messages > 0;
@@ -229,6 +270,11 @@ void drain_session_lost(struct drain *d)
 	lose_flight(d, true);
 	drain_release_claims(d);
 	d->replaying = false;
+}
+
+void drain_bound_qos2(struct drain *d, unsigned max)
+{
+	d->max_qos2 = max;
 }
 
 void drain_connected(struct drain *d, unsigned receive_maximum, uint8_t max_qos)

@@ -18,14 +18,17 @@ enum entry_state {
 	ENTRY_GONE,
 };
 
+/* Small: there are thousands. */
 struct entry {
 	uint64_t id;
-	size_t size;
+	uint32_t size; /* bytes; no packet is as large */
 	uint16_t mid;
-	uint8_t qos; /* it was sent with */
-	uint8_t accepted_qos;
-	uint8_t state;
+	uint8_t qos : 2; /* it was sent with */
+	uint8_t accepted_qos : 2;
+	uint8_t state : 2;
 };
+
+_Static_assert(sizeof(struct entry) == 16, "a line of cache holds four");
 
 struct drain {
 	struct queue_reader *reader;
@@ -52,13 +55,18 @@ struct drain {
 
 	uint64_t cursor; /* rows up to this id were handled */
 	unsigned session_inflight; /* SENT entries of QoS 1 and 2 */
+	unsigned qos2_inflight; /* those of QoS 2 */
+	unsigned max_qos2; /* of them; 0 = no bound */
 	bool replaying;
 	bool rewind; /* something was lost since the cursor last went back */
 	bool answered; /* the broker took a message on this connection */
+	uint64_t passed_over; /* row that the broker has not answered when it did others; 0 = none
+			       */
 	bool alive; /* this connection lives, and the trial has not been told yet */
 	uint8_t max_qos;
 	uint64_t taken;
 	bool up; /* a connection stands */
+	bool patient; /* the mailbox was told so */
 
 	uint64_t delivered[3]; /* since told; by the QoS they were accepted with */
 	struct drain_told {

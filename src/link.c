@@ -17,6 +17,7 @@
 
 /* Seconds: libmosquitto sends PINGREQ when it heard nothing for so long; it takes no less. */
 #define SIGN_OF_LIFE_KEEPALIVE 5
+#define MAX_QOS2_311	       (20 - 2) /* birth and will may be among them */
 
 static void connect_next(struct link *l);
 
@@ -135,6 +136,8 @@ static void on_failed(void *userdata, const struct mqtt_failure *f)
 		l->memory->no_qos2 = true;
 		l->must_purge = true;
 	}
+	if (f->strange_session)
+		l->must_purge = true;
 	l->callbacks.failed(l->userdata, &failure, f->by_peer && !f->no_qos2);
 }
 
@@ -384,6 +387,11 @@ bool link_is_local(const struct link *l)
 	if (link_is_local_host(l->broker->host))
 		return true;
 	return l->addresses.n > 0 && is_loopback(l->addresses.addresses[0]);
+}
+
+unsigned link_max_qos2(const struct link *l)
+{
+	return l->memory->v311 ? MAX_QOS2_311 : 0;
 }
 
 const char *link_waits_for(const struct link *l)

@@ -110,6 +110,12 @@ bool link_is_clean(const struct link *l);
 bool link_is_local(const struct link *l);
 /* The same, by what the configuration calls it. */
 bool link_is_local_host(const char *host);
+/*
+ * How many rows of QoS 2 the broker is sure to take at a time, unless it is known to take more;
+ * 0 = as many as it says. MQTT 3.1.1 has no way to say, nor to refuse: mosquitto answers those
+ * beyond its max_inflight_messages, 20 if not configured, as if it had taken them, and drops them.
+ */
+unsigned link_max_qos2(const struct link *l);
 /* What the attempt under way waits for. Static text. */
 const char *link_waits_for(const struct link *l);
 void link_get_progress(const struct link *l, struct mqtt_progress *ret);

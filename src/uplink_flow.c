@@ -58,9 +58,11 @@ static void see_whether_held(struct uplink *u)
 static int publish(void *userdata, const struct message *m, int *ret_mid, const char **ret_text)
 {
 	struct uplink *u = userdata;
-	uint32_t expiry_sec = clock_seconds_left(&u->clock,
-		(int64_t)(now_boot_usec() / USEC_PER_MSEC), m->timestamp, u->max_age_usec);
+	uint32_t expiry_sec = 0;
 
+	if (u->max_age_usec > 0)
+		expiry_sec = clock_seconds_left(&u->clock,
+			(int64_t)(now_boot_usec() / USEC_PER_MSEC), m->timestamp, u->max_age_usec);
 	return link_publish(u->link, m, expiry_sec, ret_mid, ret_text);
 }
 
@@ -188,10 +190,13 @@ void uplink_check_stall(struct uplink *u)
 			"no acknowledgement and no byte taken by the broker for %.1f s, with %u "
 			"messages in flight",
 			(double)stalled / (double)USEC_PER_SEC, drain_inflight(u->drain));
-		u->lost_by_peer = false;
+		u->lost_by_peer = drain_passed_over(u->drain);
 		uplink_handle(u, SUPERVISOR_FAILURE, FAILURE_HEARTBEAT);
 		return;
 	}
+	/* One message that is never answered must not hold up those behind it. */
+	if (stalled >= u->config->mqtt.ack_timeout_usec / 2 && drain_wait_no_more(u->drain))
+		sd_event_source_set_enabled(u->pump, SD_EVENT_ONESHOT);
 	u->stall_watched = true;
 	arm_stall(u);
 }
@@ -209,7 +214,9 @@ void uplink_drain_turn(struct uplink *u)
 		watch_stall(u);
 	see_whether_held(u);
 	uplink_tell_steady(u);
-	link_count_traffic(u->link);
+	/* Each event of the connection counts first; with an answer to come there will be one. */
+	if (drain_inflight_session(u->drain) == 0)
+		link_count_traffic(u->link);
 	uplink_count_traffic(u);
 	uplink_leave_if_idle(u);
 }

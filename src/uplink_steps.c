@@ -32,13 +32,35 @@ void uplink_set_cause(struct uplink *u, const char *format, ...)
 
 /* --- notes in meta --------------------------------------------------------------------------- */
 
+/*
+ * One note a client id, "unclean", or "clean" with the only broker whose session is known to hold
+ * nothing. Not one a broker: the nodes of a cluster share a session, so what was left clean at one
+ * is no longer, once another has been used.
+ */
+static const char *note_for(const char *note, const char *broker)
+{
+	size_t n = strlen(LINK_NOTE_CLEAN);
+
+	if (!note || streq(note, LINK_NOTE_UNCLEAN))
+		return note;
+	if (strncmp(note, LINK_NOTE_CLEAN, n) == 0 && note[n] == ' ' && streq(note + n + 1, broker))
+		return LINK_NOTE_CLEAN;
+	return NULL;
+}
+
 static void post_note(struct uplink *u, const char *value)
 {
+	char clean[sizeof(u->link_name) + sizeof(LINK_NOTE_CLEAN)];
+
 	u->note_wanted = u->note_pending && !streq(u->noting_key, u->meta_key);
 	if (u->note_pending)
 		return;
 	u->note_pending = true;
 	snprintf(u->noting_key, sizeof(u->noting_key), "%s", u->meta_key);
+	if (streq(value, LINK_NOTE_CLEAN)) {
+		snprintf(clean, sizeof(clean), "%s %s", value, u->link_name);
+		value = clean;
+	}
 	mailbox_post_meta(u->mailbox, u->meta_key, value);
 }
 
@@ -83,6 +105,8 @@ static void on_connected(void *userdata, unsigned receive_maximum, uint8_t max_q
 {
 	struct uplink *u = userdata;
 
+	/* Who names a number knows the broker. */
+	drain_bound_qos2(u->drain, u->config->mqtt.inflight_max > 0 ? 0 : link_max_qos2(u->link));
 	drain_connected(u->drain, receive_maximum, max_qos);
 	if (!u->held)
 		uplink_set_cause(u, "%s", "");
@@ -257,15 +281,14 @@ static int make_link(struct uplink *u, int index)
 	int r;
 
 	snprintf(u->link_name, sizeof(u->link_name), "%s", params.name);
-	snprintf(u->meta_key, sizeof(u->meta_key), "session %s %s", u->link_name,
-		u->config->mqtt.client_id);
+	snprintf(u->meta_key, sizeof(u->meta_key), "session %s", u->config->mqtt.client_id);
 	u->memory = u->known[index];
 	r = queue_reader_meta(u->reader, u->meta_key, &note);
 	if (r == -EUCLEAN)
 		mailbox_post_rotten(u->mailbox);
 	if (r < 0 && r != -ENODATA)
 		return r;
-	params.note = note;
+	params.note = note_for(note, u->link_name);
 	return link_new(&u->link, u->event, &params, &link_callbacks, u);
 }
 
@@ -490,6 +513,7 @@ void uplink_set_brokers(struct uplink *u, const struct config_broker *brokers, s
 		return;
 	}
 	for (size_t i = 0; i < n; i++) {
+		/* -fanalyzer: of no brokers none is looked at. */
 		snprintf(items[i].name, sizeof(items[i].name), "%.253s:%u", list[i].host,
 			list[i].port);
 		items[i].priority = list[i].priority;

@@ -320,6 +320,7 @@ static void describe_what(unsigned what, char *out, size_t size)
 	static const char *const of_class[] = { "failed attempts to connect", "lost connections",
 		"failed probes" };
 	static const char *const others[] = {
+		/* NOLINTNEXTLINE(misc-redundant-expression): like those below. */
 		[WHAT_PROBE_UP - WHAT_PROBE_UP] = "moves to it",
 		[WHAT_HELD - WHAT_PROBE_UP] = "times that the queue was held",
 		[WHAT_EXHAUSTED - WHAT_PROBE_UP] = "times that every broker was set aside",

@@ -28,10 +28,15 @@
 
 #define START_MESSAGES 32
 #define LEAST_MESSAGES 4
-#define MOST_MESSAGES  2000 /* the library's walks cost more than a longer window gains */
+#define MOST_MESSAGES  10000 /* the library's walks cost more than a longer window gains */
 #define START_BYTES    ((size_t)64 << 10)
 #define LEAST_BYTES    ((size_t)16 << 10)
 #define GUESS_MESSAGES 128 /* the most a new connection begins with */
+
+/* Growth in a round, as long as nothing was too much. Many small messages are soon sent again; it
+ * is bytes that flood a slow line. */
+#define STARTING_MESSAGES 4
+#define STARTING_BYTES	  2
 
 #define SLACK_USEC	 (2 * USEC_PER_MSEC) /* a broker's and a scheduler's own time */
 #define DIP_USEC	 (10 * USEC_PER_SEC) /* at the soonest, after the shortest round trip */
@@ -82,7 +87,7 @@ void window_init(struct window *w, const struct window_params *params)
 		.params = *params,
 		.receive_maximum = RECEIVE_MAXIMUM,
 		.learnt = { START_MESSAGES, START_BYTES },
-		.doubling = true,
+		.starting = true,
 		.ceiling = UINT_MAX,
 	};
 	set_max(w);
@@ -94,7 +99,7 @@ void window_connected(struct window *w, unsigned receive_maximum, uint64_t now)
 	w->receive_maximum = receive_maximum ? receive_maximum : RECEIVE_MAXIMUM;
 	w->learnt.messages = unsigned_min(w->learnt.messages, GUESS_MESSAGES);
 	w->learnt.bytes = size_min(w->learnt.bytes, START_BYTES);
-	w->doubling = true;
+	w->starting = true;
 	w->min_rtt_usec = 0;
 	w->last_rtt_usec = 0;
 	w->too_long = 0;
@@ -204,21 +209,22 @@ static double most_bytes(const struct window *w)
 
 /* By how much, for something that is `value` now and was `peak` at most in this round. A bound that
  * was far away says nothing about the path. */
-static double grown(const struct window *w, double value, double peak)
+static double grown(const struct window *w, double value, double peak, double factor)
 {
 	if (peak < value / 2)
 		return value;
-	return w->doubling ? 2 * value : value + value / 8 + 1;
+	return w->starting ? factor * value : value + value / 8 + 1;
 }
 
 static void grow(struct window *w)
 {
-	w->learnt.messages = (unsigned)clamp(
-		grown(w, (double)w->learnt.messages, (double)w->round.peak_messages),
-		LEAST_MESSAGES, MOST_MESSAGES);
-	w->learnt.bytes =
-		(size_t)clamp(grown(w, (double)w->learnt.bytes, (double)w->round.peak_bytes),
-			LEAST_BYTES, most_bytes(w));
+	w->learnt.messages =
+		(unsigned)clamp(grown(w, (double)w->learnt.messages, (double)w->round.peak_messages,
+					STARTING_MESSAGES),
+			LEAST_MESSAGES, MOST_MESSAGES);
+	w->learnt.bytes = (size_t)clamp(
+		grown(w, (double)w->learnt.bytes, (double)w->round.peak_bytes, STARTING_BYTES),
+		LEAST_BYTES, most_bytes(w));
 }
 
 /* To what passed in this round, by `part`; not by more than half at once, as one round may err. */
@@ -226,7 +232,7 @@ static void shrink(struct window *w, double part)
 {
 	double messages = (double)w->learnt.messages, bytes = (double)w->learnt.bytes;
 
-	w->doubling = false;
+	w->starting = false;
 	messages = clamp(part * (w->round.messages + 1.0), messages / 2, messages);
 	bytes = clamp(part * (double)(w->round.bytes + w->round.size), bytes / 2, bytes);
 	w->learnt.messages = (unsigned)clamp(messages, LEAST_MESSAGES, MOST_MESSAGES);
@@ -260,7 +266,7 @@ static void end_dip(struct window *w, uint64_t rtt, uint64_t now)
 
 	/* Much longer: another path, about which nothing is known yet. */
 	if (rtt > target_usec(w))
-		w->doubling = true;
+		w->starting = true;
 	w->min_rtt_usec = rtt;
 	w->min_seen_usec = now;
 	w->too_long = 0;
@@ -280,7 +286,7 @@ static void judge(struct window *w, uint64_t rtt, uint64_t now)
 		w->too_long = 0;
 		grow(w);
 	} else {
-		w->doubling = false;
+		w->starting = false;
 		if (rtt > target + target / 4) {
 			w->too_long++;
 			shrink(w, (double)target / (double)rtt);

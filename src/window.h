@@ -27,7 +27,7 @@ struct window {
 		unsigned messages;
 		size_t bytes;
 	} learnt; /* what the path seems to ask for */
-	bool doubling; /* the size was not too large yet on this connection */
+	bool starting; /* the size was not too large yet on this connection */
 	uint64_t min_rtt_usec; /* round trip without queues; 0 = not known */
 	uint64_t last_rtt_usec;
 	uint64_t min_seen_usec; /* when a round trip was last about as short as that */

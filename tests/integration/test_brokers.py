@@ -250,6 +250,44 @@ def test_a_b_a_with_qos2_in_flight(make_daemon, make_fake, version):
     Database(daemon.queue_path).wait_empty()
 
 
+def three_then_half(conn):
+    """Finishes three messages; of all others nothing but PUBREC comes."""
+    conn.connack()
+    conn.serve(until=lambda: len(conn.broker.delivered) >= 3)
+    while True:
+        packet = conn.read()
+        if packet.kind in (wire.PUBLISH, wire.PINGREQ):
+            conn.take(packet)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_nodes_of_a_cluster_share_a_session(make_daemon, make_fake, version):
+    """What was left clean at one node is not, once another was used: new
+    messages would be taken for old ones of the same identifier, and lost."""
+    a, b = make_fake(), make_fake(OnLasting(three_then_half))
+    b._sessions = a._sessions
+    daemon = start(make_daemon, a, b, version=version, inflight_max=10)
+    feed(daemon, 2, qos=2)
+    a.wait_delivered(2)
+    Database(daemon.queue_path).wait_empty()
+    daemon.stop()
+    # As with SRV records, whose weights draw another order each time.
+    use_brokers(daemon, b.port, a.port)
+    daemon.start()
+    wait_connected(daemon, b)
+    feed(daemon, 3, first=2, qos=2)
+    b.wait_delivered(3)
+    Database(daemon.queue_path).wait_empty()
+    feed(daemon, 10, first=5, qos=2)
+    wait_until(lambda: in_flight(b) >= 8, 20, "exchanges in flight at B")
+    daemon.kill9()
+    b.down()
+    use_brokers(daemon, a.port, b.port)
+    daemon.start()
+    wait_all([a, b], payloads(15))
+    Database(daemon.queue_path).wait_empty()
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_qos2_over_a_fail_back_comes_once(make_daemon, make_fake, version):
     """B is left only when all in flight there is done: no duplicate."""

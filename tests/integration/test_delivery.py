@@ -64,6 +64,38 @@ def expect_all(daemon, subscriber, count, timeout=60.0):
     return duplicates(arrived)
 
 
+# --- what a broker has room for ---------------------------------------------
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_broker_with_room_for_twenty(
+    make_daemon, make_mosquitto, make_subscriber, version
+):
+    """As mosquitto is configured by default: more of QoS 2 at a time it
+    drops, and MQTT 3.1.1 lets nobody know."""
+    broker = make_mosquitto(options=["max_inflight_messages 20"]).start()
+    subscriber = make_subscriber(broker.port)
+    broker.stop()
+    daemon = make_daemon(
+        broker.port,
+        mqtt={
+            "version": version,
+            "birth": {
+                "topic": "up", "payload": "birth", "qos": 2, "retain": False,
+            },
+        },
+    ).start()
+    feed(daemon, 2000, qos=2)
+    broker.start()
+    expected = {payload(number) for number in range(2000)} | {b"birth"}
+    wait_until(
+        lambda: set(subscriber.payloads()) == expected,
+        30, "all of them at the subscriber",
+    )
+    Database(daemon.queue_path).wait_empty()
+    assert len(subscriber.payloads()) == len(expected)
+
+
 # --- outages ----------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 provenance, and the rate of what is sent."""
 
 import socket
+import subprocess
 import time
 
 import pytest
@@ -77,6 +78,25 @@ def test_clean_session(make_daemon, make_fake, version, qos):
     for conn in broker.connections[1:]:
         # A new session knows nothing that could come again.
         assert not any(publish.dup for publish in sent(conn))
+
+
+def test_a_strange_subscription(make_daemon, mosquitto):
+    """Left behind by another client of the same id, it brings messages larger than are taken: with
+    3.1.1 the broker cannot be told, and the session has to go."""
+    daemon = start(make_daemon, mosquitto, version="3.1.1")
+    feed(daemon, 1)
+    Database(daemon.queue_path).wait_empty()
+    daemon.stop()
+    server = ["-h", "127.0.0.1", "-p", str(mosquitto.port), "-q", "1"]
+    subprocess.run(["mosquitto_sub", *server, "-i", "gw", "-c", "-E", "-t", "large",
+                    "-V", "mqttv311"], check=True, timeout=20)
+    subprocess.run(["mosquitto_pub", *server, "-t", "large", "-m", "x" * 20000],
+                   check=True, timeout=20)
+    daemon.start()
+    feed(daemon, 10, 1)
+    Database(daemon.queue_path).wait_empty()
+    daemon.wait_output("sent a PUBLISH of 20013 bytes; 16384 are the most")
+    assert not Database(daemon.queue_path).value("SELECT count(*) FROM dead_letters")
 
 
 def test_session_expiry(make_daemon, make_fake):

@@ -5,6 +5,7 @@
  * At the end a model of all that at once, under thousands of random events.
  */
 #include <errno.h>
+#include <poll.h>
 #include <sqlite3.h>
 #include <stdio.h>
 
@@ -410,6 +411,45 @@ START_TEST(test_in_order)
 }
 END_TEST
 
+static bool rung(void)
+{
+	struct pollfd p = { .fd = mailbox_uplink_fd(mailbox), .events = POLLIN };
+
+	return poll(&p, 1, 0) > 0;
+}
+
+/* Removals wake nobody while messages come and go anyway; but without a connection what is claimed
+ * is to be given back at once. */
+START_TEST(test_removals_ring_without_a_connection)
+{
+	append(3, 1, 10);
+	start(3, 1000);
+	pump();
+	take(1);
+	drain_flush(d);
+	mailbox_uplink_clear(mailbox);
+	confirm_all();
+	ck_assert(!rung());
+	take(2);
+	drain_flush(d);
+	take_acked();
+	lose_session();
+	drain_flush(d);
+	ck_assert_uint_eq(mailbox_claimed(mailbox), 2);
+	confirm_all();
+	ck_assert(rung());
+	drain_flush(d);
+	ck_assert_uint_eq(mailbox_claimed(mailbox), 0);
+	drain_connected(d, 0, 2);
+	pump();
+	take(3);
+	drain_flush(d);
+	confirm_all();
+	drain_flush(d);
+	ck_assert_uint_eq(queue_messages(q), 0);
+}
+END_TEST
+
 /* Only what the gateway said is committed. */
 START_TEST(test_not_beyond_what_is_committed)
 {
@@ -454,6 +494,43 @@ START_TEST(test_window_of_the_broker)
 	drain_connected(d, 65535, 2);
 	pump();
 	expect_sent("3 4 5 6");
+}
+END_TEST
+
+/* Those behind wait, too: the order is kept. */
+START_TEST(test_bound_of_qos2)
+{
+	append(1, 1, 10);
+	append(3, 2, 10);
+	append(1, 1, 10);
+	start(10, 1000);
+	drain_bound_qos2(d, 2);
+	pump();
+	expect_sent("1 2 3");
+	take(1);
+	pump();
+	expect_sent("");
+	take(2);
+	pump();
+	expect_sent("4 5");
+	/* What is sent again counts. */
+	lose_connection();
+	drain_connected(d, 0, 2);
+	append(1, 2, 10);
+	take(5);
+	ck_assert(drain_wait_no_more(d));
+	pump();
+	expect_sent("");
+	take(3);
+	pump();
+	expect_sent("6");
+	/* Sent with less, it is none. */
+	lose_session();
+	drain_connected(d, 0, 1);
+	append(1, 2, 10);
+	pump();
+	expect_sent("4 6 7");
+	finish();
 }
 END_TEST
 
@@ -1522,6 +1599,64 @@ START_TEST(test_lost_is_not_closed)
 }
 END_TEST
 
+/* The end of a connection on which nothing moved any more; see drain_passed_over(). */
+static bool stalled(bool passed_over)
+{
+	ck_assert_int_eq(drain_passed_over(d), passed_over);
+	if (passed_over)
+		return closed();
+	lose_connection();
+	return false;
+}
+
+/* Several that the broker never answers, as if they did not concern it: one after the other is put
+ * on trial, as long as it answers what comes behind them. */
+START_TEST(test_several_passed_over)
+{
+	append(3, 1, 10);
+	start(10, 1000);
+	pump();
+	take(3);
+	ck_assert(!stalled(true));
+	for (uint64_t id = 4; id < 4 + TRIAL_BARREN; id++) {
+		connect_again();
+		ck_assert(drain_wait_no_more(d));
+		append(1, 1, 10);
+		pump();
+		take(id);
+		ck_assert_int_eq(stalled(true), id + 1 == 4 + TRIAL_BARREN);
+	}
+	connect_again();
+	broker.n_sent = 0;
+	for (unsigned i = 0; i < TRIAL_DEATHS; i++) {
+		ck_assert(stalled(true));
+		connect_again();
+		expect_condemned("");
+		drain_alive(d);
+		pump();
+	}
+	expect_condemned("1");
+	ck_assert_str_eq(broker.reason, "broker never answers it");
+	finish();
+}
+END_TEST
+
+/* A line that goes dead with much on its way says nothing of any of it: nothing behind the oldest
+ * was answered. */
+START_TEST(test_dead_line_passes_nothing_over)
+{
+	append(9, 1, 10);
+	start(10, 1000);
+	pump();
+	for (uint64_t id = 1; id <= 7; id++) {
+		take(id);
+		ck_assert(!stalled(false));
+		connect_again();
+	}
+	finish();
+}
+END_TEST
+
 /* Access rules that went wrong do not eat the backlog. */
 START_TEST(test_held)
 {
@@ -1985,9 +2120,11 @@ Suite *check_drain(void)
 	tcase_add_test(t, test_free_takes_null);
 	tcase_add_test(t, test_nothing_to_do);
 	tcase_add_test(t, test_in_order);
+	tcase_add_test(t, test_removals_ring_without_a_connection);
 	tcase_add_test(t, test_not_beyond_what_is_committed);
 	tcase_add_test(t, test_window_of_messages);
 	tcase_add_test(t, test_window_of_the_broker);
+	tcase_add_test(t, test_bound_of_qos2);
 	tcase_add_test(t, test_window_of_bytes);
 	tcase_add_test(t, test_one_too_large_goes_alone);
 	tcase_add_test(t, test_pump_is_bounded);
@@ -2044,6 +2181,8 @@ Suite *check_drain(void)
 		t, test_suspect_vanishes_before_the_verdict, 0, ARRAY_SIZE(last_deaths));
 	tcase_add_test(t, test_closed_on);
 	tcase_add_test(t, test_lost_is_not_closed);
+	tcase_add_test(t, test_several_passed_over);
+	tcase_add_test(t, test_dead_line_passes_nothing_over);
 	tcase_add_test(t, test_held);
 	tcase_add_test(t, test_no_room_for_the_condemned);
 	tcase_add_test(t, test_no_room_for_the_refused);
