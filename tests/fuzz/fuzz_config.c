@@ -9,38 +9,20 @@
 #include <sys/stat.h>
 
 #include "config.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-#define CHECK(condition)          \
-	do {                      \
-		if (!(condition)) \
-			abort();  \
-	} while (0)
+#include "fuzz.h"
 
 /* libconfig loses a string or two where it meets a syntax error. */
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define WITH_ASAN
-#endif
-#endif
-#if defined(WITH_ASAN) || defined(__SANITIZE_ADDRESS__)
-const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void)
-{
-	return "leak:libconfig.so\n";
-}
-#endif
+FUZZ_PASS_LEAKS("libconfig.so")
 
 /* Every line begins with the name of the file. */
 static void check_faults(const char *faults, const char *path)
 {
-	CHECK(*faults);
+	REQUIRE(*faults);
 	while (*faults) {
 		const char *end = strchr(faults, '\n');
 
-		CHECK(end && strncmp(faults, path, strlen(path)) == 0);
-		CHECK(faults[strlen(path)] == ':');
+		REQUIRE(end && strncmp(faults, path, strlen(path)) == 0);
+		REQUIRE(faults[strlen(path)] == ':');
 		faults = end + 1;
 	}
 }
@@ -55,19 +37,19 @@ static struct config *load(const void *data, size_t size)
 	int fd, r;
 
 	fd = memfd_create("config", MFD_CLOEXEC);
-	CHECK(fd >= 0);
-	CHECK(fchmod(fd, 0600) == 0);
-	CHECK(write(fd, data, size) == (ssize_t)size);
+	REQUIRE(fd >= 0);
+	REQUIRE(fchmod(fd, 0600) == 0);
+	REQUIRE(write(fd, data, size) == (ssize_t)size);
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	out = open_memstream(&faults, &length);
-	CHECK(out);
+	REQUIRE(out);
 	r = config_load(&c, path, out);
 	fclose(out);
 	close(fd);
 	if (r < 0)
 		check_faults(faults, path);
 	else
-		CHECK(c && !*faults);
+		REQUIRE(c && !*faults);
 	free(faults);
 	return c;
 }
@@ -78,8 +60,8 @@ static char *print(const struct config *c)
 	char *text;
 	FILE *out = open_memstream(&text, &length);
 
-	CHECK(out);
-	CHECK(config_print(c, out) == 0);
+	REQUIRE(out);
+	REQUIRE(config_print(c, out) == 0);
 	fclose(out);
 	return text;
 }
@@ -94,17 +76,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	c = load(data, size);
 	if (!c)
 		return 0;
-	CHECK(*c->gateway.id);
+	REQUIRE(*c->gateway.id);
 	if (*c->discovery.srv || *c->discovery.file)
-		CHECK(c->n_brokers == 0 && !c->brokers);
+		REQUIRE(c->n_brokers == 0 && !c->brokers);
 	else
-		CHECK(c->n_brokers > 0 && *c->brokers[0].host);
+		REQUIRE(c->n_brokers > 0 && *c->brokers[0].host);
 	first = print(c);
 	config_free(c);
 	c = load(first, strlen(first));
-	CHECK(c);
+	REQUIRE(c);
 	second = print(c);
-	CHECK(streq(first, second));
+	REQUIRE(streq(first, second));
 	config_free(c);
 	free(first);
 	free(second);

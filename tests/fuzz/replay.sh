@@ -7,7 +7,7 @@
 failed=0
 log=$(mktemp) || exit 1
 trap 'rm -f "$log"' EXIT
-for target in frame_json topic config control; do
+for target in frame_json topic config control brokers mqtt mqtt_guard netwatch queue srv access; do
 	printf '%s: ' "$target"
 	if ! "$builddir/tests/fuzz/replay_$target" "$srcdir/tests/fuzz/corpus/$target" 2>"$log"; then
 		failed=1
