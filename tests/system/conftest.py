@@ -4,10 +4,12 @@
 import os
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
+from confined import denied
 from machine import Machine, wait_for, why_not
 
 BROKER_CONF = """\
@@ -36,6 +38,16 @@ Restart=always
 RestartSec=100ms
 StartLimitIntervalSec=0
 """
+
+# In the tests a system call that the units forbid is no error to be swallowed: see no_denied_call.
+DENIED_CONF = """\
+[Service]
+SystemCallErrorNumber=kill
+"""
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "denies: a system call is denied in it, on purpose")
 
 
 def pytest_report_header(config):
@@ -66,6 +78,10 @@ def machine(build):
         units = m.path("/etc/systemd/system")
         (units / "test-broker.service").write_text(BROKER_UNIT)
         (units / "test-recorder.service").write_text(RECORDER_UNIT)
+        for unit in "mqtt-gatewayd.service", "mqtt-gatewayd@.service", "mqttgw-report.service":
+            folder = units / f"{unit}.d"
+            folder.mkdir()
+            (folder / "denied.conf").write_text(DENIED_CONF)
         m.boot()
         # What an administrator does once after `make install`.
         m.run("systemd-sysusers", "mqttgw.conf")
@@ -84,6 +100,16 @@ def machine(build):
         yield m
     finally:
         m.close()
+
+
+@pytest.fixture(autouse=True)
+def no_denied_call(request):
+    """Whatever a test does with the services: none of their processes makes a call that the unit's
+    SystemCallFilter= leaves out, be it one that a library tries and goes on without."""
+    since = time.time()
+    yield
+    if "machine" in request.fixturenames and not request.node.get_closest_marker("denies"):
+        assert denied(request.getfixturevalue("machine"), since) == []
 
 
 @pytest.fixture(scope="session")

@@ -175,8 +175,10 @@ class Machine:
                    # Nobody is asked for a scope: systemd may not be there, and would not know
                    # our process by the number it has in its namespace.
                    "--keep-unit",
-                   # As outside of a container: whoever may not set the clock can ask for its state.
-                   "--system-call-filter=adjtimex clock_adjtime",
+                   # As outside of a container: whoever may not set the clock can ask for its state;
+                   # and systemd has a say in which addresses a service may use.
+                   "--system-call-filter=adjtimex clock_adjtime bpf",
+                   "--capability=CAP_BPF,CAP_NET_ADMIN,CAP_PERFMON",
                    "--boot", "systemd.log_target=journal", "systemd.unit=multi-user.target"]
         # A cgroup of its own instead, or two machines would share one.
         for parent in _own_cgroups():

@@ -9,15 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from confined import run_confined
 from machine import ENVIRONMENT, wait_for
 from test_service import (  # noqa: F401: fixtures, too
     SERVICE, SOCKET, Client, config, journal, wait_connected)
 
 STATE = "/var/lib/mqttgw"
 RECOVERY = 60
-
-# The installed unit with another program in it, which ends.
-PROBE = "probe.service"
 
 READ_CLOCK = r"""
 import ctypes, errno, os
@@ -259,24 +257,7 @@ def test_disk_turns_read_only(machine, config, ext4_state, recorded):
 
 def test_clock_can_be_read_but_not_set(machine):
     """In the unit's confinement: is the clock synchronised, and which boot is it?"""
-    text = machine.run("systemctl", "cat", SERVICE).stdout
-    script = "/opt/read-clock.py"
-    machine.write(script, READ_CLOCK, 0o644)
-    kept = [line for line in text.splitlines() if not line.startswith((
-        "#", "ExecStart=", "Type=", "NotifyAccess=", "Restart", "Watchdog", "Requires=", "After=",
-        "WantedBy=", "Also=", "[Install]", "StandardOutput="))]
-    body = "\n".join(kept).replace("[Service]", "\n".join([
-        "[Service]", "Type=oneshot", f"ExecStart=/usr/bin/python3 {script}",
-        "StandardOutput=file:/run/read-clock", "StandardError=journal"]))
-    machine.write(f"/run/systemd/system/{PROBE}", body + "\n")
-    machine.run("systemctl", "daemon-reload")
-    try:
-        done = machine.run("systemctl", "start", PROBE, check=False)
-        assert done.returncode == 0, machine.run("journalctl", "-u", PROBE, "--no-pager").stdout
-    finally:
-        machine.inside(f"/run/systemd/system/{PROBE}").unlink()
-        machine.run("systemctl", "daemon-reload")
-    *clock, boot = machine.inside("/run/read-clock").read_text().split()
+    *clock, boot = run_confined(machine, SERVICE, READ_CLOCK).split()
     assert clock == ["True", "True", "EPERM", "True"]
     # As the machine's systemd knows it.
     said = machine.run("systemd-id128", "boot-id").stdout.strip()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Each kind of event is provoked and found in the journal, with its fields and its explanation."""
 
+import contextlib
 import os
 import re
 import shlex
@@ -339,7 +340,7 @@ def clock(machine, drop_in):
             f.write(struct.pack("<qqq", 0, int(synchronised), 0))
         state.chmod(0o666)
 
-    drop_in(SERVICE, "[Service]\nEnvironment=LD_PRELOAD=/opt/clock.so\n"
+    drop_in(SERVICE, "[Service]\nExecPaths=/opt/clock.so\nEnvironment=LD_PRELOAD=/opt/clock.so\n"
             "Environment=MQTTGW_CLOCK=/opt/clock.state\n")
     yield say
     machine.run("systemctl", "stop", SERVICE)
@@ -370,6 +371,28 @@ def test_too_many_clients(machine, begin):
             assert other.reply()["error"] == "too-many-clients"
     entry = found(machine, since, "client-refused")
     assert entry["PRIORITY"] == "4" and "socket.max_clients, 1," in entry["MESSAGE"]
+
+
+def test_not_allowed(machine, begin):
+    since = begin(brokers(1883) + RETRY + 'access: ( { user = "member"; topics = ( "own/#" ); } );\n')
+    with Client(machine) as client:
+        client.send("events/other", "a")
+        assert client.reply()["error"] == "not-allowed"
+    entry = found(machine, since, "not-allowed")
+    assert entry["PRIORITY"] == "4"
+    assert 'uid 0 ' in entry["MESSAGE"] and '"events/other"' in entry["MESSAGE"]
+
+
+def test_client_cut_off(machine, begin):
+    """Half lines take all the room there is, and one more waits for some."""
+    since = begin(brokers(1883) + RETRY +
+                  'socket: { max_message_bytes = "16K"; max_buffered_bytes = "32K"; };\n')
+    half = b'{"topic":"events/half","payload":"' + b"x" * 10000
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(Client(machine)).socket.sendall(half)
+        entry = found(machine, since, "client-cut-off")
+    assert entry["PRIORITY"] == "4" and "line is not complete" in entry["MESSAGE"]
 
 
 def test_full_disk(machine, begin):

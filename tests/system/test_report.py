@@ -124,7 +124,7 @@ def test_unit_is_clean(machine):
 
 
 def test_service_is_confined(machine):
-    machine.run("systemd-analyze", "security", "--no-pager", "--threshold=15", SERVICE)
+    machine.run("systemd-analyze", "security", "--no-pager", "--threshold=10", SERVICE)
 
 
 def test_is_not_enabled(machine):

@@ -146,7 +146,7 @@ def test_units_are_clean(machine):
 
 
 def test_service_is_confined(machine):
-    machine.run("systemd-analyze", "security", "--no-pager", "--threshold=20", SERVICE)
+    machine.run("systemd-analyze", "security", "--no-pager", "--threshold=15", SERVICE)
 
 
 def test_users_and_groups(machine, config_path):
