@@ -4,11 +4,13 @@
  * library and the broker can do at their best.
  *
  *   bench/publish [--qos N] [--window N] [--messages N] [--bytes N] [--rate N] [--timeout S]
- *                 HOST PORT
+ *                 [--provenance] [--skip N] HOST PORT
  *
  * --window is messages in flight, --rate messages a second: a message's time then counts from when
- * it was due. The payload opens with a number and a time, for bench/subscribe. Prints JSON; exit
- * status 1 when the connection was lost or nothing was acknowledged for --timeout seconds.
+ * it was due. --provenance: MQTT 5, and user properties as the gateway's messages have them.
+ * --skip: the rate is that of the messages behind the first N acknowledged ones. The payload opens
+ * with a number and a time, for bench/subscribe. Prints JSON; exit status 1 when the connection was
+ * lost or nothing was acknowledged for --timeout seconds.
  */
 #include "bench.h"
 
@@ -16,13 +18,15 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <mosquitto.h>
+#include <mqtt_protocol.h>
 #include <poll.h>
 
 #define MIDS 65536
 
 struct options {
 	const char *host;
-	uint64_t port, qos, window, messages, bytes, rate, timeout;
+	uint64_t port, qos, window, messages, bytes, rate, timeout, skip;
+	bool provenance;
 };
 
 struct publisher {
@@ -31,7 +35,7 @@ struct publisher {
 	struct bench_times times;
 	uint64_t sent_usec[MIDS]; /* by message identifier */
 	uint64_t sent, done;
-	uint64_t start_usec, moved_usec;
+	uint64_t start_usec, moved_usec, counted_usec;
 	char *payload;
 	bool connected;
 };
@@ -60,7 +64,8 @@ static void on_publish(struct mosquitto *mosq, void *userdata, int mid)
 	(void)mosq;
 	bench_times_add(&p->times, now - u64_min(now, p->sent_usec[mid]));
 	p->moved_usec = now;
-	p->done++;
+	if (p->done++ == p->o.skip)
+		p->counted_usec = now;
 }
 
 static void on_disconnect(struct mosquitto *mosq, void *userdata, int rc)
@@ -82,8 +87,25 @@ static bool may_publish(const struct publisher *p)
 		(p->o.rate == 0 || due_usec(p) <= now_usec());
 }
 
+static mosquitto_property *provenance(const struct publisher *p)
+{
+	mosquitto_property *list = NULL;
+	char number[24], msec[24];
+	const char *const pairs[][2] = { { "gw-id", "0123456789abcdef0123456789abcdef" },
+		{ "gw-queue", "01234567-89ab-cdef-0123-456789abcdef" }, { "gw-seq", number },
+		{ "gw-time", msec } };
+
+	snprintf(number, sizeof(number), "%" PRIu64, p->sent);
+	snprintf(msec, sizeof(msec), "%" PRIu64, now_usec() / 1000);
+	for (size_t i = 0; i < ARRAY_SIZE(pairs); i++)
+		check(mosquitto_property_add_string_pair(
+			&list, MQTT_PROP_USER_PROPERTY, pairs[i][0], pairs[i][1]));
+	return list;
+}
+
 static void publish(struct publisher *p)
 {
+	mosquitto_property *properties = p->o.provenance ? provenance(p) : NULL;
 	uint64_t usec = p->o.rate > 0 ? due_usec(p) : now_usec();
 	char topic[40];
 	int mid;
@@ -92,8 +114,9 @@ static void publish(struct publisher *p)
 	bench_stamp(p->payload, (uint32_t)p->sent, usec);
 	/* With QoS 0 on_publish() comes from inside the call, before the identifier is known. */
 	p->sent++;
-	check(mosquitto_publish(
-		p->mosq, &mid, topic, (int)p->o.bytes, p->payload, (int)p->o.qos, false));
+	check(mosquitto_publish_v5(p->mosq, &mid, topic, (int)p->o.bytes, p->payload, (int)p->o.qos,
+		false, properties));
+	mosquitto_property_free_all(&properties);
 	p->sent_usec[mid] = usec;
 }
 
@@ -128,7 +151,7 @@ static void run(struct publisher *p)
 	check(mosquitto_connect(p->mosq, p->o.host, (int)p->o.port, 600));
 	while (!p->connected)
 		turn(p);
-	p->start_usec = p->moved_usec = now_usec();
+	p->start_usec = p->moved_usec = p->counted_usec = now_usec();
 	while (p->done < p->o.messages) {
 		while (may_publish(p))
 			publish(p);
@@ -146,6 +169,8 @@ static void read_options(struct options *o, int argc, char **argv)
 		{ "bytes", required_argument, NULL, 'b' },
 		{ "rate", required_argument, NULL, 'r' },
 		{ "timeout", required_argument, NULL, 't' },
+		{ "provenance", no_argument, NULL, 'p' },
+		{ "skip", required_argument, NULL, 's' },
 		{ 0 },
 	};
 	int c;
@@ -158,13 +183,15 @@ static void read_options(struct options *o, int argc, char **argv)
 		case 'b': o->bytes = bench_number(optarg, 100 << 20); break;
 		case 'r': o->rate = bench_number(optarg, 10000000); break;
 		case 't': o->timeout = bench_number(optarg, 3600); break;
+		case 'p': o->provenance = true; break;
+		case 's': o->skip = bench_number(optarg, 1000000000); break;
 		default: exit(2);
 		}
 	}
-	if (optind + 2 != argc || o->bytes < BENCH_STAMP) {
+	if (optind + 2 != argc || o->bytes < BENCH_STAMP || o->skip >= o->messages) {
 		fprintf(stderr,
 			"usage: publish [--qos N] [--window N] [--messages N] [--bytes N]"
-			" [--rate N] [--timeout S] HOST PORT\n"
+			" [--rate N] [--timeout S] [--provenance] [--skip N] HOST PORT\n"
 			"at least %d bytes\n",
 			BENCH_STAMP);
 		exit(2);
@@ -189,16 +216,18 @@ int main(int argc, char **argv)
 	if (!p.payload || !p.mosq)
 		bench_die("set up", -ENOMEM);
 	memset(p.payload, 'x', p.o.bytes);
+	if (p.o.provenance)
+		check(mosquitto_int_option(p.mosq, MOSQ_OPT_PROTOCOL_VERSION, MQTT_PROTOCOL_V5));
 	check(mosquitto_int_option(p.mosq, MOSQ_OPT_TCP_NODELAY, 1));
 	check(mosquitto_max_inflight_messages_set(p.mosq, 0)); /* the window is ours */
 	mosquitto_connect_callback_set(p.mosq, on_connect);
 	mosquitto_publish_callback_set(p.mosq, on_publish);
 	mosquitto_disconnect_callback_set(p.mosq, on_disconnect);
 	run(&p);
-	seconds = (double)(now_usec() - p.start_usec) / (double)USEC_PER_SEC;
+	seconds = (double)(now_usec() - p.counted_usec) / (double)USEC_PER_SEC;
 	printf("{\"messages\": %" PRIu64 ", \"window\": %" PRIu64
 	       ", \"seconds\": %.6f, \"rate\": %.1f, ",
-		p.done, p.o.window, seconds, (double)p.done / seconds);
+		p.done, p.o.window, seconds, (double)(p.done - p.o.skip) / seconds);
 	bench_times_print(&p.times, "latency_usec");
 	printf("}\n");
 	check(mosquitto_disconnect(p.mosq));

@@ -280,8 +280,10 @@ class Lab:
             raise Trouble(f"not every line was accepted: {result}")
         return result
 
-    def publish(self, port, messages, window, size=200, rate=0):
+    def publish(self, port, messages, window, size=200, rate=0, skip=0, provenance=False):
         more = ["--rate", rate] if rate else []
+        more += ["--skip", skip] if skip else []
+        more += ["--provenance"] if provenance else []
         return self.call("publish", "--messages", messages, "--window", window, "--bytes", size,
                          *more, "127.0.0.1", port)
 

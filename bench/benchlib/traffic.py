@@ -81,8 +81,9 @@ class Drained:
         self.seconds, self.sent, self.received = seconds, sent, received
 
 
-def watch_drain(daemon, port, messages, payload, still=0.4, limit=300.0):
-    """Follows the daemon's connection until nothing moves any more and the queue is empty."""
+def watch_drain(daemon, port, messages, payload, still=0.4, limit=300.0, skip=0):
+    """Follows the daemon's connection until nothing moves any more and the queue is empty. With
+    `skip`, the time begins when so many bytes have come, as counted from the first message."""
     connection = Connection(port, check=daemon.check)
     try:
         start = last = None
@@ -98,6 +99,9 @@ def watch_drain(daemon, port, messages, payload, still=0.4, limit=300.0):
                 raise Trouble("the daemon lost its connection")
             if start is None and moved[0] > 1000:  # more than a CONNECT
                 start = now
+                came = moved[1]
+            if skip and start and moved[1] - came >= skip:
+                start, skip = now, 0
             if moved != before:
                 before, last = moved, now
             elif start and now - last > still and daemon.count() == 0:
