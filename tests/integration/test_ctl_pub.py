@@ -295,6 +295,9 @@ def test_a_refusal_commands_no_terminal(binary):
 
 def test_a_long_commit_delay_is_no_hang(pub, make_daemon):
     daemon = make_daemon(free_port(), queue={"commit_delay": 8.0}).start()
+    # What the uplink notes when it begins waits for nobody, and takes along
+    # the lines that are there.
+    daemon.wait_output("Connection refused")
     begin = time.monotonic()
     expect_done(pub(daemon, "-t", "t", "-m", "x"))
     assert time.monotonic() - begin > 7

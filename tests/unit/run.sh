@@ -3,20 +3,28 @@
 # All unit tests, in processes of about the same length: the suites that compute longest, those that
 # wait longest, and the others.
 #
-#   tests/unit/run.sh [COMMAND]...     COMMAND runs the program: valgrind and its options, say
+#   tests/unit/run.sh [--computing SUITES] [COMMAND]...
+#
+# COMMAND runs the program: valgrind and its options, say. --computing: of those that compute longest
+# these alone.
 #
 # Some measure time, on a machine that may be busy: cases that fail are run again alone, and said to
 # be unsteady if they pass then. What ends the program is no such failure.
 set -euo pipefail
 
-run=("$@" "${builddir:-.}/tests/unit/check_units")
 computing="queue_rot queue_age queue_space"
 waiting="discovery httpd"
+those=$computing
+if [ "${1:-}" = --computing ]; then
+	those=$2
+	shift 2
+fi
+run=("$@" "${builddir:-.}/tests/unit/check_units")
 
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 pids=()
-for suites in "$computing" "$waiting" "--but $computing $waiting"; do
+for suites in "$those" "$waiting" "--but $computing $waiting"; do
 	read -ra arguments <<<"$suites"
 	"${run[@]}" "${arguments[@]}" >"$logs/${#pids[@]}" 2>&1 &
 	pids+=($!)

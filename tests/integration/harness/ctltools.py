@@ -311,6 +311,18 @@ class Stopped:
 
     def __enter__(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)
+        # Each thread goes on until it has seen it.
+        wait_until(self._stands_still, 10, "the process to stand still", 0.001)
+
+    def _stands_still(self) -> bool:
+        tasks = Path(f"/proc/{self.pid}/task").glob("*/stat")
+        try:
+            return all(
+                task.read_text().rpartition(")")[2].split()[0] == "T"
+                for task in tasks
+            )
+        except (FileNotFoundError, ProcessLookupError):  # one has ended
+            return False
 
     def __exit__(self, *_: Any) -> None:
         os.kill(self.pid, signal.SIGCONT)

@@ -33,6 +33,7 @@ from .faults import Link
 from .ports import free_port
 from .proxy import Proxy
 from .subscriber import Subscriber
+from .tls import Certificates
 from .waiting import TIME_FACTOR
 
 #: Seconds a single test may take, if it says nothing else.
@@ -249,6 +250,14 @@ def make_link() -> Iterator[Callable[..., Link]]:
         link.close()
 
 
+@pytest.fixture(scope="module")
+def certs() -> Iterator[Certificates]:
+    """An authority of the tests' own, and what it has signed."""
+    made = Certificates()
+    yield made
+    made.close()
+
+
 @pytest.fixture(scope="session")
 def clock_library(tmp_path_factory: Any) -> Path:
     return build(tmp_path_factory.mktemp("clock"))
@@ -287,6 +296,7 @@ def tools_exist() -> None:
 
 __all__ = [
     "binary",
+    "certs",
     "client",
     "clock",
     "clock_library",
