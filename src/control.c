@@ -55,6 +55,7 @@ static void remove_done(struct control *c)
 			continue;
 		}
 		c->n_clients--;
+		/* NOLINTNEXTLINE(bugprone-sizeof-expression): it is pointers that are moved. */
 		memmove(&c->clients[i], &c->clients[i + 1], (c->n_clients - i) * sizeof(k));
 		control_client_free(k);
 	}

@@ -139,6 +139,7 @@ static void watch_bound(struct gateway *g, struct gateway_bound *bound, const ch
 	bool high = bound->high;
 
 	if (most == 0)
+		/* NOLINTNEXTLINE(bugprone-branch-clone): in the order of their weight. */
 		high = false;
 	else if (reaches(used, most, HIGH_PERCENT))
 		high = true;

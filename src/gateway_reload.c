@@ -98,6 +98,7 @@ static void say_credentials(const struct config *c)
 	const char *folder = getenv("CREDENTIALS_DIRECTORY");
 	size_t n = folder ? strlen(folder) : 0;
 
+	/* -fanalyzer: there is a configuration by now. */
 	for (size_t i = 0; i <= c->n_brokers; i++) {
 		const struct config_broker *b =
 			i < c->n_brokers ? &c->brokers[i] : &c->discovery.template;
@@ -261,6 +262,7 @@ static int reload(struct gateway *g)
 	config_diff(old, next, keep_old, &changes);
 	r = changes.error;
 	g->config = next;
+	/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): load() has set it. */
 	if (r >= 0 && !streq(old->control.path, next->control.path))
 		r = gateway_move_control(g);
 	if (r < 0) {

@@ -149,6 +149,7 @@ static size_t _printf_(3, 0) format_text(char *out, size_t size, const char *for
 		len += w;
 	}
 	if (cut) {
+		/* NOLINTNEXTLINE(bugprone-not-null-terminated-result): its length goes with it. */
 		memcpy(out + len, "...", strlen("..."));
 		len += strlen("...");
 	}
@@ -165,6 +166,7 @@ static int send_to_journal(
 	int n = 0;
 
 	priority_field[sizeof(priority_field) - 2] = (char)('0' + (priority & LOG_PRIMASK));
+	/* NOLINTNEXTLINE(bugprone-not-null-terminated-result): so does this one's. */
 	memcpy(message, "MESSAGE=", strlen("MESSAGE="));
 	memcpy(message + strlen("MESSAGE="), text, len);
 

@@ -51,6 +51,7 @@ typedef void (*resolver_services_fn)(void *userdata, const struct resolver_servi
  * The order of RFC 2782: ascending priority; within one, by chance, in proportion to weight.
  * `random` is uniform in [0, 1), and asked once for each place that more than one could take. Pure.
  */
+/* NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name) */
 void resolver_order(struct resolver_service *services, size_t n, double (*random)(void *userdata),
 	void *userdata);
 

@@ -12,20 +12,21 @@ set -euo pipefail
 rooms='
 ctl:          queue_check config base64 utf8 log util
 report:       config backoff buffer url log timer util
-main:         gateway config log util
-gateway:      control httpd metrics alerts event flap figures ingest listener store uplink mailbox selection config log message timer util
+main:         gateway config footprint log util
+gateway:      control httpd metrics alerts event flap figures footprint ingest listener store uplink mailbox selection config log message timer utf8 util
 control:      queue_reader metrics figures supervisor brokers failure alerts selection topic base64 utf8 buffer message log timer util
-httpd:        buffer log timer util
+httpd:        address buffer log timer util
 metrics:      figures supervisor brokers failure buffer utf8 util
 uplink:       event flap link drain supervisor stall mqtt discovery netwatch mailbox clock queue_reader failure config log message timer util
 link:         event mqtt resolver failure config log message util
 discovery:    resolver config log timer util
 netwatch:     log util
 store:        event flap alerts queue mailbox selection acceptance figures clock config log message timer util
-ingest:       event flap frame_json figures buffer log message timer util
+ingest:       event flap access frame_json figures buffer log message timer util
 listener:     log util
 drain:        mailbox queue_reader window trial failure log message util
-mqtt:         failure log message timer util
+mqtt:         mqtt_guard failure log message timer util
+mqtt_guard:   util
 queue_check:  queue queue_sql log util
 queue:        event queue_sql queue_vfs selection clock log message util
 queue_reader: queue_sql queue_vfs log message util
@@ -37,14 +38,16 @@ figures:      supervisor brokers failure util
 event:        alerts log util
 alerts:       utf8 util
 flap:         util
+footprint:    util
 supervisor:   brokers failure backoff util
-config:       topic backoff utf8 url log util
+config:       access address topic backoff utf8 url log util
 brokers:      failure util
 trial:        util
 selection:    topic util
+access:       topic util
 acceptance:   util
 frame_json:   json_text topic base64 message buffer util
-json_text:    util
+json_text:    utf8 util
 window:       util
 stall:        util
 failure:      util
@@ -53,6 +56,7 @@ base64:       util
 timer:        util
 topic:        utf8 util
 url:          util
+address:      util
 utf8:         util
 log:          util
 buffer:       util

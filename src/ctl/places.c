@@ -81,6 +81,7 @@ int ctl_local_path(const struct ctl *ctl, char **ret_path)
 		return ask_local_path(ctl, ret_path);
 	status = load(ctl, &config);
 	if (status == CTL_OK)
+		/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): the status is good. */
 		status = copy(ret_path, config->socket.path);
 	config_free(config);
 	return status;

@@ -14,6 +14,7 @@ static const struct {
 	Suite *(*create)(void);
 } suites[] = {
 	{ "acceptance", check_acceptance },
+	{ "access", check_access },
 	{ "alerts", check_alerts },
 	{ "backoff", check_backoff },
 	{ "base64", check_base64 },
@@ -29,6 +30,7 @@ static const struct {
 	{ "failure", check_failure },
 	{ "figures", check_figures },
 	{ "flap", check_flap },
+	{ "footprint", check_footprint },
 	{ "frame_json", check_frame_json },
 	{ "gateway_alerts", check_gateway_alerts },
 	{ "httpd", check_httpd },
@@ -38,6 +40,7 @@ static const struct {
 	{ "mailbox", check_mailbox },
 	{ "metrics", check_metrics },
 	{ "mqtt", check_mqtt },
+	{ "mqtt_guard", check_mqtt_guard },
 	{ "netwatch", check_netwatch },
 	{ "outages", check_outages },
 	{ "queue", check_queue },
@@ -53,6 +56,7 @@ static const struct {
 	{ "uplink", check_uplink },
 	{ "uplink_tell", check_uplink_tell },
 	{ "url", check_url },
+	{ "utf8", check_utf8 },
 	{ "window", check_window },
 };
 

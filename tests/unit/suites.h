@@ -8,6 +8,7 @@
 #include <check.h>
 
 Suite *check_acceptance(void);
+Suite *check_access(void);
 Suite *check_alerts(void);
 Suite *check_backoff(void);
 Suite *check_base64(void);
@@ -23,6 +24,7 @@ Suite *check_event(void);
 Suite *check_failure(void);
 Suite *check_figures(void);
 Suite *check_flap(void);
+Suite *check_footprint(void);
 Suite *check_frame_json(void);
 Suite *check_gateway_alerts(void);
 Suite *check_httpd(void);
@@ -32,6 +34,7 @@ Suite *check_log(void);
 Suite *check_mailbox(void);
 Suite *check_metrics(void);
 Suite *check_mqtt(void);
+Suite *check_mqtt_guard(void);
 Suite *check_netwatch(void);
 Suite *check_outages(void);
 Suite *check_queue(void);
@@ -47,4 +50,5 @@ Suite *check_trial(void);
 Suite *check_uplink(void);
 Suite *check_uplink_tell(void);
 Suite *check_url(void);
+Suite *check_utf8(void);
 Suite *check_window(void);
