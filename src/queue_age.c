@@ -8,9 +8,9 @@
  *   and its leaving the run: none is missed, and none corrected twice.
  * - The open run holds no row that has a timestamp of its own, or was stamped by a right clock.
  * - What the table says of it may reach beyond its last row, up to the ids that are reserved, so
- * that not every commit has to write it. It is cut before a row that is none of its own gets such
- * an id, in the same transaction; and none does after a crash, since a process begins beyond what
- * the one before had reserved.
+ *   that not every commit has to write it. It is cut before a row that is none of its own gets such
+ *   an id, in the same transaction; and none does after a crash, since a process begins beyond what
+ *   the one before had reserved.
  *
  * Must not know when anything expires.
  */

@@ -95,9 +95,8 @@ static void tell(struct store *s)
 		return;
 	wait = u64_min(wait_of(s, &s->refused, now),
 		u64_min(wait_of(s, &s->overflown, now), wait_of(s, &s->expired, now)));
-	if (wait != UINT64_MAX) {
+	if (wait != UINT64_MAX)
 		timer_set(s->tell, wait);
-	}
 }
 
 static int on_tell(sd_event_source *source, uint64_t usec, void *userdata)
@@ -147,15 +146,10 @@ static int trim(struct store *s)
 
 /* --- chores ---------------------------------------------------------------------------------- */
 
-static void arm(struct store *s, uint64_t usec)
-{
-	timer_set(s->chores, usec);
-}
-
 void store_arm_chores(struct store *s)
 {
 	if (!timer_is_set(s->chores))
-		arm(s, CHORES_WAIT_USEC);
+		timer_set(s->chores, CHORES_WAIT_USEC);
 }
 
 /*
@@ -188,14 +182,14 @@ static void run_chores(struct store *s)
 	int r = do_chores(s);
 
 	if (r == -EAGAIN) {
-		arm(s, TIDY_LOOK_USEC);
+		timer_set(s->chores, TIDY_LOOK_USEC);
 		store_arm_age(s);
 		return;
 	}
 	if (r < 0)
 		store_failed(s, r);
 	else if (r > 0)
-		arm(s, CHORES_SOON_USEC);
+		timer_set(s->chores, CHORES_SOON_USEC);
 	else
 		store_arm_age(s);
 }
