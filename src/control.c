@@ -22,6 +22,7 @@
 #include <sys/socket.h>
 
 #include "control_internal.h"
+#include "listener.h"
 #include "log.h"
 #include "timer.h"
 
@@ -122,8 +123,9 @@ static void refuse(int fd)
 	close(fd);
 }
 
-static void add_client(struct control *c, int fd)
+static void add_client(void *userdata, int fd)
 {
+	struct control *c = userdata;
 	struct control_client *k;
 
 	remove_done(c);
@@ -158,20 +160,13 @@ static void pause_listening(struct control *c, int error)
 static int on_listen(sd_event_source *s, int fd, uint32_t events, void *userdata)
 {
 	struct control *c = userdata;
+	int r;
 
 	(void)s;
 	(void)events;
-	for (int n = 0; n < TURN_ACCEPT; n++) {
-		int client = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-
-		if (client >= 0) {
-			add_client(c, client);
-			continue;
-		}
-		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)
-			pause_listening(c, errno);
-		break;
-	}
+	r = listener_accept(fd, TURN_ACCEPT, add_client, c);
+	if (r < 0)
+		pause_listening(c, -r);
 	return 0;
 }
 

@@ -9,6 +9,7 @@
 
 #include "event.h"
 #include "ingest_internal.h"
+#include "listener.h"
 #include "log.h"
 #include "timer.h"
 
@@ -47,8 +48,9 @@ static void refuse_client(struct ingest *i, int fd)
 	close(fd);
 }
 
-static void add_client(struct ingest *i, int fd)
+static void add_client(void *userdata, int fd)
 {
+	struct ingest *i = userdata;
 	struct client *c;
 
 	if (i->n_clients >= i->params.max_clients) {
@@ -92,20 +94,13 @@ int ingest_on_resume(sd_event_source *s, uint64_t usec, void *userdata)
 int ingest_on_listen(sd_event_source *s, int fd, uint32_t events, void *userdata)
 {
 	struct ingest *i = userdata;
+	int r;
 
 	(void)s;
 	(void)events;
-	for (int n = 0; n < TURN_ACCEPT; n++) {
-		int client = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-
-		if (client >= 0) {
-			add_client(i, client);
-			continue;
-		}
-		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)
-			pause_listening(i, errno);
-		break;
-	}
+	r = listener_accept(fd, TURN_ACCEPT, add_client, i);
+	if (r < 0)
+		pause_listening(i, -r);
 	/* While connections come in an endless row, the source for what is left of the last turn
 	 * has no turn itself. */
 	if (i->ready)

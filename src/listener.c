@@ -172,6 +172,21 @@ int listener_open(struct listener *l, const char *path, mode_t mode, const char 
 	return listener_make(l, path, mode, group);
 }
 
+int listener_accept(int fd, unsigned most, void (*add)(void *userdata, int client), void *userdata)
+{
+	for (unsigned n = 0; n < most; n++) {
+		int client = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+		if (client < 0)
+			return errno == EMFILE || errno == ENFILE || errno == ENOMEM ||
+					errno == ENOBUFS
+				? -errno
+				: 0;
+		add(userdata, client);
+	}
+	return 0;
+}
+
 void listener_close(struct listener *l)
 {
 	if (l->path)

@@ -24,5 +24,12 @@ int listener_open(
 /* The same, whatever systemd passed; `group` NULL: the group this process runs as. */
 int listener_make(
 	struct listener *l, const char *path, mode_t mode, const char *group) _must_check_;
+/*
+ * Hands up to `most` clients that wait at `fd` to `add`, whose descriptors they are then: not
+ * blocking, closed at an exec. 0, or -errno when there are no descriptors or no memory for one: it
+ * would wake the loop again at once, so do not listen for a while.
+ */
+int listener_accept(int fd, unsigned most, void (*add)(void *userdata, int client),
+	void *userdata) _must_check_;
 /* Closes, and removes the file of a socket we made. Safe to call twice. */
 void listener_close(struct listener *l);

@@ -14,7 +14,7 @@ ctl:          queue_check config base64 utf8 log util
 report:       config backoff buffer url log timer util
 main:         gateway config footprint log util
 gateway:      control httpd metrics alerts event flap figures footprint ingest listener store uplink mailbox selection config log message timer utf8 util
-control:      queue_reader metrics figures supervisor brokers failure alerts selection topic base64 utf8 buffer message log timer util
+control:      listener queue_reader metrics figures supervisor brokers failure alerts selection topic base64 utf8 buffer message log timer util
 httpd:        address buffer log timer util
 metrics:      figures supervisor brokers failure buffer utf8 util
 uplink:       event flap link drain supervisor stall mqtt discovery netwatch mailbox clock queue_reader failure config log message timer util
@@ -22,7 +22,7 @@ link:         event mqtt resolver failure config log message util
 discovery:    resolver config log timer util
 netwatch:     log util
 store:        event flap alerts queue mailbox selection acceptance figures clock config log message timer util
-ingest:       event flap access frame_json figures buffer log message timer util
+ingest:       event flap access listener frame_json figures buffer log message timer util
 listener:     log util
 drain:        mailbox queue_reader window trial failure log message util
 mqtt:         mqtt_guard failure log message timer util
