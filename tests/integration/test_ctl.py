@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from harness import Client, Flood, TIME_FACTOR, wait_until
+from harness.ctltools import program
 from harness.daemon import SANITIZER_REPORT
 from harness.ports import free_port
 
@@ -21,14 +22,12 @@ MIB = 1024 * 1024
 def ctl(binary):
     """ctl(DAEMON, ARGUMENT...): runs it with the daemon's configuration, or
     without any for None."""
-    program = Path(binary).parent / "mqttgwctl"
-    assert program.exists(), f"{program} is not built"
 
     def run(daemon, *arguments, **options):
         options.setdefault("env", daemon.environment() if daemon else None)
         config = ["-c", str(daemon.config_path)] if daemon else []
         done = subprocess.run(
-            [program, *config, *arguments],
+            [program(binary), *config, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -2,6 +2,8 @@
 """What the tests of mqttgwctl share: running it, a scripted gateway's control
 socket, and a real terminal."""
 
+import atexit
+import functools
 import json
 import os
 import pty
@@ -25,11 +27,16 @@ Reply = Dict[str, Any]
 ESCAPE = "\x1b"
 
 
+@functools.lru_cache(maxsize=None)
 def program(binary: str) -> str:
-    """mqttgwctl, beside the daemon under test."""
+    """mqttgwctl, built beside the daemon under test: a copy where every user
+    may run it, which the sources need not be (below /root, say)."""
     path = Path(binary).parent / "mqttgwctl"
     assert path.exists(), f"{path} is not built"
-    return str(path)
+    folder = Path(tempfile.mkdtemp(prefix="mqttgwctl-"))
+    atexit.register(shutil.rmtree, folder)
+    folder.chmod(0o755)
+    return shutil.copy(path, folder)
 
 
 def run(
