@@ -248,8 +248,9 @@ class Traffic(Phase):
         self.feed(MESSAGES, batch=50)
         self.daemon.stop()
         self.proxy.resume()
+        had = len(self.broker.delivered)
         self.start()
-        self.broker.wait_delivered(len(self.broker.delivered) + 10)
+        self.broker.wait_delivered(had + 10)
         self.daemon.kill9()
         # The last one sets everything right.
         self.start()
