@@ -512,6 +512,7 @@ void queue_rollback(struct queue *q)
 	q->dropped_dead_letters = 0;
 	queue_batch_forget(q);
 	queue_space_rolled_back(q);
+	queue_log_rolled_back(q);
 	/* The block reserved in this transaction is gone; next_id stays: no id is given twice. */
 	q->reserved = q->reserved_committed;
 	queue_age_rolled_back(q);

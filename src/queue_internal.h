@@ -36,7 +36,7 @@ enum queue_statement {
 /* The write-ahead log: queue_log.c. */
 struct queue_log {
 	const char *path; /* SQLite's */
-	uint64_t bytes; /* of the file, when last looked at */
+	uint64_t bytes; /* of the file */
 	uint64_t frames; /* after the last commit */
 	uint64_t starts; /* of the log, so far */
 	uint64_t threshold; /* frames after which they go to the database */
@@ -242,6 +242,7 @@ void queue_log_start(struct queue *q);
 void queue_log_bounded(struct queue *q);
 /* After each commit: moves the log's frames to the database when it is time. */
 void queue_log_committed(struct queue *q);
+void queue_log_rolled_back(struct queue *q);
 /* Moves what frames it can to the database, without waiting: the next commit may write over them,
  * and a database that lost pages shrinks. */
 void queue_log_move(struct queue *q);

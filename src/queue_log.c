@@ -21,12 +21,12 @@
 
 #include "log.h"
 #include "queue_internal.h"
+#include "queue_wal.h"
 
 #define THRESHOLD_FRAMES   1000
 #define THRESHOLD_LEAST	   4
 #define BOUND_PART	   16 /* of max_bytes is the log's */
 #define RESERVE_SHARE	   2
-#define FRAME_HEADER_BYTES 24
 #define RESTART_THRESHOLDS 4
 #define RESTART_BUSY_MSEC  50
 #define WHOLE_BUSY_MSEC	   10
@@ -39,7 +39,7 @@
 
 static uint64_t frame_bytes(const struct queue *q)
 {
-	return q->space.page_size + FRAME_HEADER_BYTES;
+	return q->space.page_size + QUEUE_WAL_FRAME_HEADER;
 }
 
 uint64_t queue_log_allowance(const struct queue *q)
@@ -56,6 +56,18 @@ uint64_t queue_log_estimate(const struct queue *q, uint64_t bytes)
 	return u64_max(q->log.bytes, frames * frame_bytes(q));
 }
 
+/*
+ * Not after each commit: a file that somebody has asked for its times gets a new, fine one at the
+ * next write (Linux 6.13), which may be more for fdatasync() to write than the commit itself.
+ */
+static void measure(struct queue *q)
+{
+	struct stat st;
+
+	/* By name: opening and closing the file would take SQLite's locks away. */
+	q->log.bytes = stat(q->log.path, &st) == 0 ? (uint64_t)st.st_size : 0;
+}
+
 /* SQLite tells how long the log is, in frames, right after a commit. */
 static int note_frames(void *userdata, sqlite3 *db, const char *name, int frames)
 {
@@ -67,18 +79,13 @@ static int note_frames(void *userdata, sqlite3 *db, const char *name, int frames
 		q->log.starts = queue_vfs_log_starts(q->vfs);
 		q->log.due = q->log.threshold;
 		q->log.restart_due = RESTART_THRESHOLDS * q->log.threshold;
+		/* It may have been shortened. */
+		measure(q);
 	}
 	q->log.frames = (uint64_t)frames;
+	q->log.bytes = u64_max(q->log.bytes, QUEUE_WAL_HEADER + q->log.frames * frame_bytes(q));
 	q->log.in_database = false;
 	return SQLITE_OK;
-}
-
-static void measure(struct queue *q)
-{
-	struct stat st;
-
-	/* By name: opening and closing the file would take SQLite's locks away. */
-	q->log.bytes = stat(q->log.path, &st) == 0 ? (uint64_t)st.st_size : 0;
 }
 
 /* After how many frames the log is moved into the database. */
@@ -206,7 +213,6 @@ void queue_log_committed(struct queue *q)
 	uint64_t now;
 	bool held, wanted;
 
-	measure(q);
 	held = log->frames >= log->restart_due;
 	wanted = crowded(q);
 	now = held || wanted ? now_usec() : 0;
@@ -225,6 +231,12 @@ void queue_log_committed(struct queue *q)
 		else
 			(void)checkpoint_waiting(q, SQLITE_CHECKPOINT_FULL, WHOLE_BUSY_MSEC);
 	}
+}
+
+void queue_log_rolled_back(struct queue *q)
+{
+	/* If it was larger than the cache, a part of it is in the file. */
+	measure(q);
 }
 
 void queue_log_move(struct queue *q)

@@ -3,8 +3,7 @@
  * Tests of the queue's bounds and of its space on disk: what is refused and dropped, the log's
  * size, what goes back to the file system, the reserve file, and full disks.
  *
- * A layer below SQLite counts and can make syncs fail; it keeps an image of each file as it would
- * be found after a power cut, on a system that forgets what it could not write.
+ * Below SQLite there is a disk of ours: disk.h.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -15,153 +14,14 @@
 #include <stdio.h>
 #include <sys/mount.h>
 
+#include "disk.h"
 #include "log.h"
 #include "queue.h"
-#include "queue_vfs_backfill.h"
 #include "scratch.h"
 #include "suites.h"
 
 #define KIB UINT64_C(1024)
 #define MIB (KIB * 1024)
-
-/* --- a disk below SQLite --------------------------------------------------------------------- */
-
-#define MAX_RANGES 65536
-
-/* What would be found after a power cut. */
-struct image {
-	char *data;
-	size_t size;
-	size_t ranges[MAX_RANGES][2]; /* written, not synced: from, to */
-	unsigned n_ranges;
-};
-
-static struct {
-	sqlite3_vfs vfs, *real;
-	/* Of databases and of logs: SQLite has different ones for them. */
-	sqlite3_io_methods methods[2];
-	const sqlite3_io_methods *real_methods[2];
-	uint64_t written, syncs;
-	unsigned fail_syncs; /* so many fail */
-	bool keep_images;
-	struct image database, log;
-} disk;
-
-/* The real file's object, with what follows it. */
-struct tail {
-	int flags;
-};
-
-static struct tail *tail_of(sqlite3_file *f)
-{
-	return (struct tail *)((char *)f + disk.real->szOsFile);
-}
-
-static bool is_log(sqlite3_file *f)
-{
-	return (tail_of(f)->flags & SQLITE_OPEN_WAL) != 0;
-}
-
-static struct image *image_of(sqlite3_file *f)
-{
-	if (!disk.keep_images)
-		return NULL;
-	return is_log(f) ? &disk.log : &disk.database;
-}
-
-static void image_resize(struct image *image, size_t size)
-{
-	image->data = realloc(image->data, size + 1);
-	ck_assert_ptr_nonnull(image->data);
-	if (size > image->size)
-		memset(image->data + image->size, 0, size - image->size);
-	image->size = size;
-}
-
-static int disk_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 offset)
-{
-	struct image *image = image_of(f);
-
-	disk.written += (uint64_t)n;
-	if (image) {
-		ck_assert_uint_lt(image->n_ranges, MAX_RANGES);
-		image->ranges[image->n_ranges][0] = (size_t)offset;
-		image->ranges[image->n_ranges++][1] = (size_t)offset + (size_t)n;
-	}
-	return disk.real_methods[is_log(f)]->xWrite(f, p, n, offset);
-}
-
-static int disk_truncate(sqlite3_file *f, sqlite3_int64 size)
-{
-	struct image *image = image_of(f);
-
-	if (image && (size_t)size < image->size)
-		image_resize(image, (size_t)size);
-	return disk.real_methods[is_log(f)]->xTruncate(f, size);
-}
-
-static int disk_sync(sqlite3_file *f, int flags)
-{
-	struct image *image = image_of(f);
-	bool fails = disk.fail_syncs > 0;
-
-	(void)flags;
-	for (unsigned i = 0; image && !fails && i < image->n_ranges; i++) {
-		size_t from = image->ranges[i][0], to = image->ranges[i][1];
-
-		if (to > image->size)
-			image_resize(image, to);
-		(void)disk.real_methods[is_log(f)]->xRead(
-			f, image->data + from, (int)(to - from), (sqlite3_int64)from);
-	}
-	/* Those that failed are forgotten as if they had been written. */
-	if (image)
-		image->n_ranges = 0;
-	if (fails) {
-		disk.fail_syncs--;
-		return SQLITE_IOERR_FSYNC;
-	}
-	disk.syncs++;
-	return SQLITE_OK;
-}
-
-static int disk_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *f, int flags, int *ret_flags)
-{
-	int rc = disk.real->xOpen(disk.real, name, f, flags, ret_flags);
-
-	(void)vfs;
-	tail_of(f)->flags = flags;
-	if (rc == SQLITE_OK && flags & (SQLITE_OPEN_MAIN_DB | SQLITE_OPEN_WAL)) {
-		sqlite3_io_methods *methods = &disk.methods[is_log(f)];
-
-		disk.real_methods[is_log(f)] = f->pMethods;
-		*methods = *f->pMethods;
-		methods->xWrite = disk_write;
-		methods->xTruncate = disk_truncate;
-		methods->xSync = disk_sync;
-		f->pMethods = methods;
-	}
-	return rc;
-}
-
-static void disk_add(void)
-{
-	memset(&disk, 0, sizeof(disk));
-	disk.real = sqlite3_vfs_find(NULL);
-	disk.vfs = *disk.real;
-	disk.vfs.zName = "disk";
-	disk.vfs.szOsFile = disk.real->szOsFile + (int)sizeof(struct tail);
-	disk.vfs.xOpen = disk_open;
-	ck_assert_int_eq(sqlite3_vfs_register(&disk.vfs, 1), SQLITE_OK);
-}
-
-static void disk_remove(void)
-{
-	sqlite3_vfs_unregister(&disk.vfs);
-	sqlite3_vfs_register(disk.real, 1);
-	free(disk.database.data);
-	free(disk.log.data);
-}
 
 /* --- helpers --------------------------------------------------------------------------------- */
 
@@ -353,6 +213,22 @@ START_TEST(test_counters)
 	ck_assert_int_eq(queue_tidy(q), 0);
 	ck_assert(!queue_is_over(q));
 	ck_assert_uint_eq(stats().written_bytes, written);
+}
+END_TEST
+
+/* The file's next write would come with a new time, and the next sync write that, too. */
+START_TEST(test_commits_do_not_ask_for_times)
+{
+	unsigned looks;
+
+	open_bounded(0, 0, false);
+	fill(3, 1, 100);
+	looks = disk.looks;
+	fill(50, 1, 100);
+	drain(1, 53);
+	ck_assert_uint_eq(disk.looks, looks);
+	expect_exact();
+	ck_assert_uint_gt(disk.looks, looks);
 }
 END_TEST
 
@@ -833,63 +709,6 @@ START_TEST(test_freed_pages_are_not_written)
 }
 END_TEST
 
-static uint8_t backfill_page[4096];
-
-static const uint8_t *page_of(uint8_t first)
-{
-	memset(backfill_page, 0, sizeof(backfill_page));
-	backfill_page[0] = first;
-	return backfill_page;
-}
-
-/* A checkpoint of page 1, the first page of the map, in which page 10 is free, and others. */
-static const struct {
-	const char *what;
-	uint32_t page;
-	uint8_t first; /* byte of it */
-	uint8_t auto_vacuum, free_pages, page_size, entry, parent;
-	bool skipped;
-} backfills[] = {
-	{ "a free leaf", 10, 0x0d, 1, 1, 16, 2, 0, true },
-	{ "a leaf in use", 10, 0x0d, 1, 1, 16, 5, 7, false },
-	{ "an odd entry", 10, 0x0d, 1, 1, 16, 2, 7, false },
-	{ "a trunk", 10, 0x00, 1, 1, 16, 2, 0, false },
-	{ "another page", 11, 0x0d, 1, 1, 16, 2, 0, false },
-	{ "no map", 10, 0x0d, 0, 1, 16, 2, 0, false },
-	{ "nothing free", 10, 0x0d, 1, 0, 16, 2, 0, false },
-	{ "another size", 10, 0x0d, 1, 1, 32, 2, 0, false },
-	/* Its own page of the map is 821. */
-	{ "a page of another map", 821 + 8, 0x0d, 1, 1, 16, 2, 0, false },
-	{ "the map itself", 821, 0x0d, 1, 1, 16, 2, 0, false },
-};
-
-START_TEST(test_backfill)
-{
-	struct queue_vfs_backfill b = { 0 };
-	uint8_t page[4096] = { 0 };
-	bool skips;
-
-	page[16] = backfills[_i].page_size;
-	page[31] = 200;
-	page[39] = backfills[_i].free_pages;
-	page[55] = backfills[_i].auto_vacuum;
-	queue_vfs_backfill_begin(&b);
-	ck_assert(!queue_vfs_backfill_skips(&b, page, sizeof(page), 0));
-	memset(page, 0, sizeof(page));
-	page[5 * (10 - 3)] = backfills[_i].entry;
-	page[5 * (10 - 3) + 4] = backfills[_i].parent;
-	ck_assert(!queue_vfs_backfill_skips(&b, page, sizeof(page), 4096));
-	skips = queue_vfs_backfill_skips(
-		&b, page_of(backfills[_i].first), 4096, (uint64_t)(backfills[_i].page - 1) * 4096);
-	ck_assert_msg(skips == backfills[_i].skipped, "%s", backfills[_i].what);
-	/* Out of order, and outside of a checkpoint: all is written. */
-	ck_assert(!queue_vfs_backfill_skips(&b, page_of(0x0d), 4096, 9 * 4096));
-	ck_assert(!queue_vfs_backfill_skips(&b, page_of(0x0d), 4096, 9 * 4096));
-	queue_vfs_backfill_end(&b);
-	ck_assert(!queue_vfs_backfill_skips(&b, page_of(0x0d), 4096, 9 * 4096));
-}
-END_TEST
-
 START_TEST(test_tidy_after_a_backlog)
 {
 	unsigned steps = 0;
@@ -1215,7 +1034,7 @@ END_TEST
 
 /* --- power cuts ------------------------------------------------------------------------------ */
 
-static void write_image(const char *name, const struct image *image)
+static void write_image(const char *name, const struct disk_image *image)
 {
 	FILE *f = fopen(path_of(name), "we");
 
@@ -1281,6 +1100,7 @@ Suite *check_queue_space(void)
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_set_timeout(t, TEST_SECONDS);
 	tcase_add_test(t, test_counters);
+	tcase_add_test(t, test_commits_do_not_ask_for_times);
 	tcase_add_test(t, test_counters_of_two_queues);
 	tcase_add_test(t, test_max_messages);
 	tcase_add_loop_test(t, test_max_bytes, 0, ARRAY_SIZE(byte_bounds));
@@ -1300,7 +1120,6 @@ Suite *check_queue_space(void)
 	tcase_add_test(t, test_log_after_a_long_reader);
 	tcase_add_test(t, test_log_fits_the_bound);
 	tcase_add_test(t, test_freed_pages_are_not_written);
-	tcase_add_loop_test(t, test_backfill, 0, ARRAY_SIZE(backfills));
 	tcase_add_test(t, test_tidy_after_a_backlog);
 	tcase_add_test(t, test_tidy_gives_way);
 	tcase_add_test(t, test_tidy_and_a_reader);
