@@ -47,6 +47,7 @@ static const struct {
 	{ "queue_age", check_queue_age },
 	{ "queue_rot", check_queue_rot },
 	{ "queue_space", check_queue_space },
+	{ "queue_vfs", check_queue_vfs },
 	{ "resolver", check_resolver },
 	{ "stall", check_stall },
 	{ "store", check_store },

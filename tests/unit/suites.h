@@ -40,6 +40,7 @@ Suite *check_outages(void);
 Suite *check_queue(void);
 Suite *check_queue_age(void);
 Suite *check_queue_space(void);
+Suite *check_queue_vfs(void);
 Suite *check_queue_rot(void);
 Suite *check_resolver(void);
 Suite *check_stall(void);

@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Tests of the layer below a connection: pages that a checkpoint leaves out, frames of the log that
+ * are written together.
+ */
+#include <stdio.h>
+
+#include "disk.h"
+#include "queue_vfs.h"
+#include "queue_vfs_backfill.h"
+#include "queue_vfs_gather.h"
+#include "scratch.h"
+#include "suites.h"
+
+#define PAGE  4096
+#define FRAME (24 + PAGE)
+
+/* --- what a checkpoint leaves out ------------------------------------------------------------ */
+
+static uint8_t backfill_page[4096];
+
+static const uint8_t *page_of(uint8_t first)
+{
+	memset(backfill_page, 0, sizeof(backfill_page));
+	backfill_page[0] = first;
+	return backfill_page;
+}
+
+/* A checkpoint of page 1, the first page of the map, in which page 10 is free, and others. */
+static const struct {
+	const char *what;
+	uint32_t page;
+	uint8_t first; /* byte of it */
+	uint8_t auto_vacuum, free_pages, page_size, entry, parent;
+	bool skipped;
+} backfills[] = {
+	{ "a free leaf", 10, 0x0d, 1, 1, 16, 2, 0, true },
+	{ "a leaf in use", 10, 0x0d, 1, 1, 16, 5, 7, false },
+	{ "an odd entry", 10, 0x0d, 1, 1, 16, 2, 7, false },
+	{ "a trunk", 10, 0x00, 1, 1, 16, 2, 0, false },
+	{ "another page", 11, 0x0d, 1, 1, 16, 2, 0, false },
+	{ "no map", 10, 0x0d, 0, 1, 16, 2, 0, false },
+	{ "nothing free", 10, 0x0d, 1, 0, 16, 2, 0, false },
+	{ "another size", 10, 0x0d, 1, 1, 32, 2, 0, false },
+	/* Its own page of the map is 821. */
+	{ "a page of another map", 821 + 8, 0x0d, 1, 1, 16, 2, 0, false },
+	{ "the map itself", 821, 0x0d, 1, 1, 16, 2, 0, false },
+};
+
+START_TEST(test_backfill)
+{
+	struct queue_vfs_backfill b = { 0 };
+	uint8_t page[4096] = { 0 };
+	bool skips;
+
+	page[16] = backfills[_i].page_size;
+	page[31] = 200;
+	page[39] = backfills[_i].free_pages;
+	page[55] = backfills[_i].auto_vacuum;
+	queue_vfs_backfill_begin(&b);
+	ck_assert(!queue_vfs_backfill_skips(&b, page, sizeof(page), 0));
+	memset(page, 0, sizeof(page));
+	page[5 * (10 - 3)] = backfills[_i].entry;
+	page[5 * (10 - 3) + 4] = backfills[_i].parent;
+	ck_assert(!queue_vfs_backfill_skips(&b, page, sizeof(page), 4096));
+	skips = queue_vfs_backfill_skips(
+		&b, page_of(backfills[_i].first), 4096, (uint64_t)(backfills[_i].page - 1) * 4096);
+	ck_assert_msg(skips == backfills[_i].skipped, "%s", backfills[_i].what);
+	/* Out of order, and outside of a checkpoint: all is written. */
+	ck_assert(!queue_vfs_backfill_skips(&b, page_of(0x0d), 4096, 9 * 4096));
+	ck_assert(!queue_vfs_backfill_skips(&b, page_of(0x0d), 4096, 9 * 4096));
+	queue_vfs_backfill_end(&b);
+	ck_assert(!queue_vfs_backfill_skips(&b, page_of(0x0d), 4096, 9 * 4096));
+}
+END_TEST
+
+/* --- what is written together ---------------------------------------------------------------- */
+
+enum part { HEADER, LAST_HEADER, PAGE_OF, HALF, LOG_HEADER };
+
+static enum queue_vfs_gather_verdict gather(
+	struct queue_vfs_gather *g, enum part part, uint64_t offset)
+{
+	static const size_t sizes[] = { 24, 24, PAGE, PAGE / 2, 32 };
+	uint8_t bytes[PAGE];
+
+	memset(bytes, (int)offset / FRAME + 1, sizeof(bytes));
+	if (part == HEADER)
+		memset(bytes + 4, 0, 4);
+	if (part == LAST_HEADER)
+		bytes[7] = 9;
+	return queue_vfs_gather(g, bytes, sizes[part], offset);
+}
+
+static const struct {
+	const char *what;
+	struct {
+		enum part part;
+		uint64_t offset;
+		enum queue_vfs_gather_verdict verdict;
+	} writes[5];
+	size_t held;
+} gathers[] = {
+	{ "one frame, the last",
+		{ { LAST_HEADER, 32, QUEUE_VFS_GATHER_HELD },
+			{ PAGE_OF, 56, QUEUE_VFS_GATHER_DUE } },
+		FRAME },
+	{ "two frames",
+		{ { HEADER, 32, QUEUE_VFS_GATHER_HELD }, { PAGE_OF, 56, QUEUE_VFS_GATHER_HELD },
+			{ LAST_HEADER, 32 + FRAME, QUEUE_VFS_GATHER_HELD },
+			{ PAGE_OF, 56 + FRAME, QUEUE_VFS_GATHER_DUE } },
+		2 * FRAME },
+	{ "a gap",
+		{ { HEADER, 32, QUEUE_VFS_GATHER_HELD }, { PAGE_OF, 56, QUEUE_VFS_GATHER_HELD },
+			{ HEADER, 33 + FRAME, QUEUE_VFS_GATHER_DIRECT } },
+		FRAME },
+	{ "again from the beginning",
+		{ { HEADER, 32, QUEUE_VFS_GATHER_HELD }, { PAGE_OF, 56, QUEUE_VFS_GATHER_HELD },
+			{ LAST_HEADER, 32, QUEUE_VFS_GATHER_DIRECT } },
+		FRAME },
+	{ "the header of the log", { { LOG_HEADER, 0, QUEUE_VFS_GATHER_DIRECT } }, 0 },
+	{ "a page of its own", { { PAGE_OF, 56, QUEUE_VFS_GATHER_DIRECT } }, 0 },
+	/* SQLite does that to sync in between. */
+	{ "a page in two halves",
+		{ { LAST_HEADER, 32, QUEUE_VFS_GATHER_HELD }, { HALF, 56, QUEUE_VFS_GATHER_DUE },
+			{ HALF, 56 + PAGE / 2, QUEUE_VFS_GATHER_DIRECT } },
+		24 + PAGE / 2 },
+	{ "a page elsewhere",
+		{ { HEADER, 32, QUEUE_VFS_GATHER_HELD }, { PAGE_OF, 57, QUEUE_VFS_GATHER_DIRECT } },
+		24 },
+};
+
+START_TEST(test_gather)
+{
+	struct queue_vfs_gather g = { 0 };
+
+	for (size_t i = 0;
+		i < ARRAY_SIZE(gathers[_i].writes) && (i == 0 || gathers[_i].writes[i].offset > 0);
+		i++)
+		ck_assert_msg(
+			gather(&g, gathers[_i].writes[i].part, gathers[_i].writes[i].offset) ==
+				gathers[_i].writes[i].verdict,
+			"%s: write %zu", gathers[_i].what, i);
+	ck_assert_msg(g.len == gathers[_i].held, "%s: %zu held", gathers[_i].what, g.len);
+	queue_vfs_gather_clear(&g);
+	ck_assert_int_eq(gather(&g, LAST_HEADER, 32), QUEUE_VFS_GATHER_HELD);
+	ck_assert_int_eq(gather(&g, PAGE_OF, 56), QUEUE_VFS_GATHER_DUE);
+	ck_assert_uint_eq(g.offset, 32);
+	ck_assert_uint_eq(g.bytes[24], 1);
+	queue_vfs_gather_end(&g);
+}
+END_TEST
+
+/* What is held has an end. */
+START_TEST(test_gather_is_full)
+{
+	struct queue_vfs_gather g = { 0 };
+	uint64_t offset = 32;
+	unsigned frames = 0;
+
+	while (gather(&g, HEADER, offset) == QUEUE_VFS_GATHER_HELD) {
+		ck_assert_int_eq(gather(&g, PAGE_OF, offset + 24), QUEUE_VFS_GATHER_HELD);
+		offset += FRAME;
+		ck_assert_uint_lt(frames++, 100);
+	}
+	ck_assert_uint_gt(frames, 4);
+	ck_assert_uint_eq(g.len, frames * FRAME);
+	for (unsigned i = 0; i < frames; i++)
+		ck_assert_uint_eq(g.bytes[i * FRAME + 24], (uint8_t)(i + 1));
+	queue_vfs_gather_end(&g);
+}
+END_TEST
+
+static struct scratch scratch;
+static struct queue_vfs *vfs;
+static sqlite3 *db;
+
+static void execute(const char *sql)
+{
+	char *error = NULL;
+
+	ck_assert_msg(sqlite3_exec(db, sql, NULL, NULL, &error) == SQLITE_OK, "%s: %s", sql, error);
+}
+
+static int64_t ask(sqlite3 *from, const char *sql)
+{
+	sqlite3_stmt *stmt;
+	int64_t answer;
+
+	ck_assert_int_eq(sqlite3_prepare_v2(from, sql, -1, &stmt, NULL), SQLITE_OK);
+	ck_assert_int_eq(sqlite3_step(stmt), SQLITE_ROW);
+	answer = sqlite3_column_int64(stmt, 0);
+	sqlite3_finalize(stmt);
+	return answer;
+}
+
+static void setup(void)
+{
+	scratch_make(&scratch);
+	disk_add();
+	ck_assert_int_eq(queue_vfs_new(&vfs), 0);
+	ck_assert_int_eq(sqlite3_open_v2(scratch_path(&scratch, "v.db"), &db,
+				 SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, queue_vfs_name(vfs)),
+		SQLITE_OK);
+	execute("PRAGMA journal_mode = WAL");
+	execute("PRAGMA synchronous = FULL");
+	execute("CREATE TABLE t (id INTEGER PRIMARY KEY, b BLOB)");
+}
+
+static void teardown(void)
+{
+	sqlite3_close(db);
+	db = NULL;
+	vfs = queue_vfs_free(vfs);
+	disk_remove();
+	scratch_remove(&scratch);
+}
+
+/* Rows of a page each. */
+static void insert(unsigned rows)
+{
+	char sql[200];
+
+	snprintf(sql, sizeof(sql),
+		"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %u)"
+		"INSERT INTO t (b) SELECT zeroblob(4000) FROM n",
+		rows);
+	execute(sql);
+}
+
+START_TEST(test_a_commit_is_one_write)
+{
+	unsigned writes;
+
+	insert(1);
+	for (int i = 0; i < 5; i++) {
+		writes = disk.log_writes;
+		insert(1);
+		ck_assert_uint_eq(disk.log_writes - writes, 1);
+	}
+	writes = disk.log_writes;
+	insert(100);
+	ck_assert_uint_lt(disk.log_writes - writes, 20);
+}
+END_TEST
+
+/* Also to another connection, which has a layer and a file of its own, and without a sync. */
+START_TEST(test_others_read_what_was_committed)
+{
+	sqlite3 *other;
+	int64_t rows;
+
+	execute("PRAGMA synchronous = NORMAL");
+	ck_assert_int_eq(sqlite3_open(scratch_path(&scratch, "v.db"), &other), SQLITE_OK);
+	for (unsigned i = 1; i <= 30; i++) {
+		rows = ask(other, "SELECT count(*) FROM t");
+		insert(i);
+		ck_assert_int_eq(ask(other, "SELECT count(*) FROM t"), rows + i);
+		ck_assert_int_eq(ask(other, "SELECT sum(length(b)) FROM t"), (rows + i) * 4000);
+	}
+	ck_assert_int_eq(sqlite3_close(other), SQLITE_OK);
+}
+END_TEST
+
+/* With a small cache pages go to the log before the end of the transaction, and are read back. */
+START_TEST(test_a_transaction_larger_than_the_cache)
+{
+	execute("PRAGMA cache_size = 10");
+	execute("BEGIN");
+	for (int i = 0; i < 20; i++) {
+		insert(13);
+		ck_assert_int_eq(ask(db, "SELECT sum(length(b)) FROM t"), (i + 1) * 13 * 4000);
+		execute("UPDATE t SET b = zeroblob(3999) WHERE id % 7 = 0");
+		execute("UPDATE t SET b = zeroblob(4000)");
+	}
+	execute("ROLLBACK");
+	ck_assert_int_eq(ask(db, "SELECT count(*) FROM t"), 0);
+	execute("BEGIN");
+	insert(200);
+	execute("COMMIT");
+	ck_assert_int_eq(ask(db, "SELECT count(*) FROM t"), 200);
+	ck_assert_int_eq(ask(db, "SELECT integrity_check = 'ok' FROM pragma_integrity_check"), 1);
+}
+END_TEST
+
+/* Whichever of its writes fails, the transaction does, and nothing of it is left. */
+START_TEST(test_a_failed_write_fails_the_commit)
+{
+	unsigned writes, needed;
+
+	insert(60);
+	writes = disk.log_writes;
+	insert(60);
+	needed = disk.log_writes - writes;
+	ck_assert_uint_gt(needed, 2);
+	for (unsigned i = 1; i <= needed; i++) {
+		execute("BEGIN");
+		insert(60);
+		disk.fail_log_write = i;
+		ck_assert_int_eq(sqlite3_exec(db, "COMMIT", NULL, NULL, NULL), SQLITE_FULL);
+		ck_assert_uint_eq(disk.fail_log_write, 0);
+		if (sqlite3_get_autocommit(db) == 0)
+			execute("ROLLBACK");
+		ck_assert_int_eq(ask(db, "SELECT count(*) FROM t"), 120);
+	}
+	insert(60);
+	ck_assert_int_eq(ask(db, "SELECT count(*) FROM t"), 180);
+	ck_assert_int_eq(ask(db, "SELECT integrity_check = 'ok' FROM pragma_integrity_check"), 1);
+}
+END_TEST
+
+Suite *check_queue_vfs(void)
+{
+	Suite *s = suite_create("queue_vfs");
+	TCase *t = tcase_create("pure");
+
+	tcase_add_loop_test(t, test_backfill, 0, ARRAY_SIZE(backfills));
+	tcase_add_loop_test(t, test_gather, 0, ARRAY_SIZE(gathers));
+	tcase_add_test(t, test_gather_is_full);
+	suite_add_tcase(s, t);
+
+	t = tcase_create("log");
+	tcase_add_checked_fixture(t, setup, teardown);
+	tcase_set_timeout(t, TEST_SECONDS);
+	tcase_add_test(t, test_a_commit_is_one_write);
+	tcase_add_test(t, test_others_read_what_was_committed);
+	tcase_add_test(t, test_a_transaction_larger_than_the_cache);
+	tcase_add_test(t, test_a_failed_write_fails_the_commit);
+	suite_add_tcase(s, t);
+	return s;
+}
