@@ -18,21 +18,12 @@
 #define TRIM_THRESHOLD (64 * 1024)
 #define TOP_PAD	       (32 * 1024)
 
-/*
- * What is freed goes back into larger pieces at once. Otherwise small pieces are given out again in
- * reverse order, and the library's list of what is in flight, which it walks for each message, ends
- * up all over the heap: on a way of 100 ms with 2,500 messages in flight that is an eighth of the
- * uplink's time. Each thread's small cache in front of this stays.
- */
-#define FAST_MAX 0
-
 void footprint_init(void)
 {
 	mallopt(M_ARENA_MAX, ARENAS);
 	mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD);
 	mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD);
 	mallopt(M_TOP_PAD, TOP_PAD);
-	mallopt(M_MXFAST, FAST_MAX);
 }
 
 /* Relocations write to segments that are read-only otherwise. */

@@ -194,24 +194,35 @@ static int64_t ask(sqlite3 *from, const char *sql)
 	return answer;
 }
 
-static void setup(void)
+static void open_database(void)
 {
-	scratch_make(&scratch);
-	disk_add();
 	ck_assert_int_eq(queue_vfs_new(&vfs), 0);
 	ck_assert_int_eq(sqlite3_open_v2(scratch_path(&scratch, "v.db"), &db,
 				 SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, queue_vfs_name(vfs)),
 		SQLITE_OK);
 	execute("PRAGMA journal_mode = WAL");
 	execute("PRAGMA synchronous = FULL");
+	execute("PRAGMA cache_size = -256");
 	execute("CREATE TABLE t (id INTEGER PRIMARY KEY, b BLOB)");
 }
 
-static void teardown(void)
+static void close_database(void)
 {
 	sqlite3_close(db);
 	db = NULL;
 	vfs = queue_vfs_free(vfs);
+}
+
+static void setup(void)
+{
+	scratch_make(&scratch);
+	disk_add();
+	open_database();
+}
+
+static void teardown(void)
+{
+	close_database();
 	disk_remove();
 	scratch_remove(&scratch);
 }
@@ -309,6 +320,27 @@ START_TEST(test_a_failed_write_fails_the_commit)
 }
 END_TEST
 
+/* Else each page that a cache takes from the heap would stir the uplink's part of it. */
+START_TEST(test_pages_are_not_from_the_heap)
+{
+	int used = 0, highest = 0, overflow = 0;
+
+	scratch_make(&scratch);
+	open_database();
+	insert(100);
+	ck_assert_int_eq(ask(db, "SELECT sum(length(b)) FROM t"), 400000);
+	ck_assert_int_eq(
+		sqlite3_status(SQLITE_STATUS_PAGECACHE_USED, &used, &highest, 0), SQLITE_OK);
+	ck_assert_int_gt(used, 10);
+	ck_assert_int_eq(sqlite3_status(SQLITE_STATUS_PAGECACHE_OVERFLOW, &overflow, &highest, 0),
+		SQLITE_OK);
+	/* But for a few smaller and larger pieces than a page. */
+	ck_assert_int_lt(overflow, 4096);
+	close_database();
+	scratch_remove(&scratch);
+}
+END_TEST
+
 Suite *check_queue_vfs(void)
 {
 	Suite *s = suite_create("queue_vfs");
@@ -326,6 +358,12 @@ Suite *check_queue_vfs(void)
 	tcase_add_test(t, test_others_read_what_was_committed);
 	tcase_add_test(t, test_a_transaction_larger_than_the_cache);
 	tcase_add_test(t, test_a_failed_write_fails_the_commit);
+	suite_add_tcase(s, t);
+
+	/* Nobody may have used SQLite before in the process. */
+	t = tcase_create("memory");
+	tcase_set_tags(t, "alone native");
+	tcase_add_test(t, test_pages_are_not_from_the_heap);
 	suite_add_tcase(s, t);
 	return s;
 }
