@@ -38,7 +38,7 @@
 #define STARTING_MESSAGES 4
 #define STARTING_BYTES	  2
 
-#define SLACK_USEC	 (2 * USEC_PER_MSEC) /* a broker's and a scheduler's own time */
+#define SLACK_USEC	 (1 * USEC_PER_MSEC) /* a broker's and a scheduler's own time */
 #define DIP_USEC	 (10 * USEC_PER_SEC) /* at the soonest, after the shortest round trip */
 #define DIP_ROUNDS	 16 /* nor sooner than so many round trips */
 #define CEILING_USEC	 USEC_PER_SEC /* a step back up after the broker asked for less */
