@@ -1537,7 +1537,8 @@ START_TEST(test_each_fault)
 	for (bool failed = true; failed; after++) {
 		ck_assert_int_eq(try_batch(&model, 2, 10), 0);
 		fail_at(faults[_i].at, LOG, after, 1, faults[_i].rc);
-		/* One page and many, so that the log grows by different steps, in several writes. */
+		/* One page and many, so that the log grows by different steps, in several writes.
+		 */
 		failed = try_batch(&model, 3, 30000) != 0;
 		ck_assert_int_eq(failed, layer.failed > 0);
 		fail_no_more();
