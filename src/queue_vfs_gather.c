@@ -6,9 +6,9 @@
 #include "queue_vfs_gather.h"
 
 #define FRAME_HEADER 24
-#define FRAME_PAGES  4 /* four bytes: the database's pages after this transaction, 0 = not its end \
-			*/
-#define MOST_BYTES ((size_t)8 * (FRAME_HEADER + 4096))
+/* Four bytes: how many pages the database has after this transaction; 0: this is not its end. */
+#define FRAME_PAGES 4
+#define MOST_BYTES  ((size_t)8 * (FRAME_HEADER + 4096))
 
 void queue_vfs_gather_clear(struct queue_vfs_gather *g)
 {
