@@ -314,9 +314,19 @@ int queue_remove_range(struct queue *q, uint64_t first, uint64_t last)
 	return 0;
 }
 
+/* Brokers mostly answer in the order in which they are asked. */
+static bool is_ascending(const uint64_t *ids, size_t n)
+{
+	for (size_t i = 1; i < n; i++)
+		if (ids[i] < ids[i - 1])
+			return false;
+	return true;
+}
+
 int queue_remove(struct queue *q, uint64_t *ids, size_t n)
 {
-	qsort(ids, n, sizeof(*ids), compare_ids);
+	if (!is_ascending(ids, n))
+		qsort(ids, n, sizeof(*ids), compare_ids);
 	for (size_t i = 0; i < n;) {
 		size_t j = i + 1;
 		int r;

@@ -89,7 +89,8 @@ struct rows {
 
 static void on_row(struct check *c, sqlite3_stmt *stmt, void *data)
 {
-	const char *fault = queue_sql_row_fault(stmt);
+	struct message m;
+	const char *fault = queue_sql_row(stmt, &m);
 	struct rows *rows = data;
 	int64_t id = sqlite3_column_int64(stmt, 0);
 

@@ -240,6 +240,7 @@ static int look_at_schema(sqlite3 *db, int64_t *ret_version, struct queue_rot *r
 static int look_at_end(sqlite3 *db, const char *sql, int64_t sequence, struct queue_rot *rot)
 {
 	sqlite3_stmt *stmt = NULL;
+	struct message m;
 	const char *fault;
 	int rc, r;
 
@@ -248,7 +249,7 @@ static int look_at_end(sqlite3 *db, const char *sql, int64_t sequence, struct qu
 		return r;
 	rc = sqlite3_step(stmt);
 	if (rc == SQLITE_ROW) {
-		fault = queue_sql_row_fault(stmt);
+		fault = queue_sql_row(stmt, &m);
 		if (fault)
 			r = rotten(rot, "row %lld: %s", (long long)sqlite3_column_int64(stmt, 0),
 				fault);

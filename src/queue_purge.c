@@ -153,8 +153,8 @@ int queue_purge_dead(struct queue *q, struct selection *sel)
 static int append_dead(struct queue *q, uint64_t id)
 {
 	sqlite3_stmt *stmt = q->statements[QUEUE_STATEMENT_DEAD];
-	struct message m = { .own_timestamp = true };
 	const char *fault;
+	struct message m;
 	uint64_t new_id;
 	int rc, r;
 
@@ -167,22 +167,13 @@ static int append_dead(struct queue *q, uint64_t id)
 		sqlite3_reset(stmt);
 		return r;
 	}
-	fault = queue_sql_row_fault(stmt);
-	if (fault) {
+	fault = queue_sql_row(stmt, &m);
+	m.own_timestamp = true;
+	/* As if every row were the uplink's: none is dropped for it. */
+	if (fault)
 		r = -EUCLEAN;
-	} else {
-		m.topic = (const char *)sqlite3_column_text(stmt, 1);
-		m.topic_len = (size_t)sqlite3_column_bytes(stmt, 1);
-		m.payload = sqlite3_column_blob(stmt, 2);
-		m.payload_len = (size_t)sqlite3_column_bytes(stmt, 2);
-		m.qos = (uint8_t)sqlite3_column_int(stmt, 3);
-		m.retain = sqlite3_column_int(stmt, 4) != 0;
-		m.timestamp = sqlite3_column_int64(stmt, 5);
-		/* As if every row were the uplink's: none is dropped for it. */
-		r = m.topic && (m.payload || m.payload_len == 0)
-			? queue_append(q, &m, UINT64_MAX, &new_id)
-			: -ENOMEM;
-	}
+	else
+		r = queue_sql_row_is_whole(&m) ? queue_append(q, &m, UINT64_MAX, &new_id) : -ENOMEM;
 	sqlite3_reset(stmt);
 	return r;
 }

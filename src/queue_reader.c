@@ -101,23 +101,13 @@ static int bad_row(struct queue_reader *r, sqlite3_stmt *stmt, const char *fault
 
 static int read_row(struct queue_reader *r, sqlite3_stmt *stmt, uint64_t after, struct message *m)
 {
-	const char *fault = queue_sql_row_fault(stmt);
+	const char *fault = queue_sql_row(stmt, m);
 
-	if (!fault && (uint64_t)sqlite3_column_int64(stmt, 0) <= after)
+	if (!fault && m->id <= after)
 		fault = "it is out of order";
 	if (fault)
 		return bad_row(r, stmt, fault);
-	m->id = (uint64_t)sqlite3_column_int64(stmt, 0);
-	m->topic = (const char *)sqlite3_column_text(stmt, 1);
-	if (!m->topic)
-		return -ENOMEM;
-	m->topic_len = (size_t)sqlite3_column_bytes(stmt, 1);
-	m->payload = sqlite3_column_blob(stmt, 2);
-	m->payload_len = (size_t)sqlite3_column_bytes(stmt, 2);
-	m->qos = (uint8_t)sqlite3_column_int(stmt, 3);
-	m->retain = sqlite3_column_int(stmt, 4) != 0;
-	m->timestamp = sqlite3_column_int64(stmt, 5);
-	return m->payload || m->payload_len == 0 ? 0 : -ENOMEM;
+	return queue_sql_row_is_whole(m) ? 0 : -ENOMEM;
 }
 
 /* Who is called with a row: one of the two. */

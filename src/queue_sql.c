@@ -136,29 +136,66 @@ int queue_sql_migrate(sqlite3 *db, int64_t version)
 	return queue_sql_migrate_to(db, version, QUEUE_SCHEMA_VERSION);
 }
 
-const char *queue_sql_row_fault(sqlite3_stmt *stmt)
+/* SQLite calls values of columns unprotected: against other threads, which statements here have not
+ * to fear. */
+static bool is_integer(sqlite3_value *value, int64_t least, int64_t most)
 {
-	const char *topic;
-	int64_t qos, retained;
+	return sqlite3_value_type(value) == SQLITE_INTEGER && sqlite3_value_int64(value) >= least &&
+		sqlite3_value_int64(value) <= most;
+}
 
-	if (sqlite3_column_type(stmt, 0) != SQLITE_INTEGER || sqlite3_column_int64(stmt, 0) <= 0)
-		return "its id is no positive number";
-	if (sqlite3_column_type(stmt, 1) != SQLITE_TEXT || sqlite3_column_bytes(stmt, 1) == 0 ||
-		sqlite3_column_bytes(stmt, 1) > UINT16_MAX)
-		return "its topic is no text, empty or too long";
+static const char *take_topic(sqlite3_value *value, struct message *m)
+{
+	if (sqlite3_value_type(value) != SQLITE_TEXT)
+		return "its topic is no text";
+	m->topic_len = (size_t)sqlite3_value_bytes(value);
+	if (m->topic_len == 0 || m->topic_len > UINT16_MAX)
+		return "its topic is empty or too long";
+	m->topic = (const char *)sqlite3_value_text(value); /* may take memory */
 	/* It would be taken to end there, for another topic. */
-	topic = (const char *)sqlite3_column_text(stmt, 1);
-	if (topic && strlen(topic) != (size_t)sqlite3_column_bytes(stmt, 1))
-		return "its topic holds a NUL";
-	if (sqlite3_column_type(stmt, 2) != SQLITE_BLOB)
+	return m->topic && strlen(m->topic) != m->topic_len ? "its topic holds a NUL" : NULL;
+}
+
+static const char *take_payload(sqlite3_value *value, struct message *m)
+{
+	if (sqlite3_value_type(value) != SQLITE_BLOB)
 		return "its payload is no blob";
-	qos = sqlite3_column_int64(stmt, 3);
-	if (sqlite3_column_type(stmt, 3) != SQLITE_INTEGER || qos < 0 || qos > 2)
-		return "its qos is not 0, 1 or 2";
-	retained = sqlite3_column_int64(stmt, 4);
-	if (sqlite3_column_type(stmt, 4) != SQLITE_INTEGER || retained < 0 || retained > 1)
-		return "its retained is not 0 or 1";
-	if (sqlite3_column_type(stmt, 5) != SQLITE_INTEGER)
-		return "its timestamp is no integer";
+	m->payload = sqlite3_value_blob(value);
+	m->payload_len = (size_t)sqlite3_value_bytes(value);
 	return NULL;
+}
+
+const char *queue_sql_row(sqlite3_stmt *stmt, struct message *ret)
+{
+	/* Each column's value once: six calls that look after a statement instead of twenty. */
+	sqlite3_value *id = sqlite3_column_value(stmt, 0);
+	sqlite3_value *qos = sqlite3_column_value(stmt, 3);
+	sqlite3_value *retained = sqlite3_column_value(stmt, 4);
+	sqlite3_value *timestamp = sqlite3_column_value(stmt, 5);
+	const char *fault;
+
+	*ret = (struct message){ 0 };
+	if (!is_integer(id, 1, INT64_MAX))
+		return "its id is no positive number";
+	ret->id = (uint64_t)sqlite3_value_int64(id);
+	fault = take_topic(sqlite3_column_value(stmt, 1), ret);
+	if (!fault)
+		fault = take_payload(sqlite3_column_value(stmt, 2), ret);
+	if (fault)
+		return fault;
+	if (!is_integer(qos, 0, 2))
+		return "its qos is not 0, 1 or 2";
+	ret->qos = (uint8_t)sqlite3_value_int64(qos);
+	if (!is_integer(retained, 0, 1))
+		return "its retained is not 0 or 1";
+	ret->retain = sqlite3_value_int64(retained) != 0;
+	if (!is_integer(timestamp, INT64_MIN, INT64_MAX))
+		return "its timestamp is no integer";
+	ret->timestamp = sqlite3_value_int64(timestamp);
+	return NULL;
+}
+
+bool queue_sql_row_is_whole(const struct message *m)
+{
+	return m->topic && (m->payload || m->payload_len == 0);
 }

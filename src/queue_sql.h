@@ -7,6 +7,7 @@
 
 #include <sqlite3.h>
 
+#include "message.h"
 #include "util.h"
 
 /* The schema version this program writes: PRAGMA user_version. */
@@ -34,8 +35,11 @@ int queue_sql_migrate(sqlite3 *db, int64_t version) _must_check_;
 int queue_sql_migrate_to(sqlite3 *db, int64_t version, int64_t to) _must_check_;
 
 /*
- * What is wrong with a row as SQLite gives it: a statement whose first columns are id, topic,
- * payload, qos, retained and timestamp. NULL: nothing. Call before any column is converted. Damage
- * can bring forth rows that no CHECK of the schema would have let in.
+ * A row as SQLite gives it: of a statement whose first columns are id, topic, payload, qos,
+ * retained and timestamp, before any column is converted. NULL, and *ret borrows from the statement
+ * until its next step; or what is wrong with it. Damage can bring forth rows that no CHECK of the
+ * schema would have let in.
  */
-const char *queue_sql_row_fault(sqlite3_stmt *stmt);
+const char *queue_sql_row(sqlite3_stmt *stmt, struct message *ret);
+/* Of a row without fault. False: there was no memory for all of it. */
+bool queue_sql_row_is_whole(const struct message *m);

@@ -30,7 +30,7 @@ mqtt_guard:   util
 queue_check:  queue queue_sql log util
 queue:        event queue_sql queue_vfs selection clock log message util
 queue_reader: queue_sql queue_vfs log message util
-queue_sql:    queue_vfs log util
+queue_sql:    queue_vfs log message util
 queue_vfs:    flap util
 resolver:     log util
 mailbox:      figures alerts clock log util
