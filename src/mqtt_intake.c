@@ -25,7 +25,8 @@
 #include "log.h"
 #include "mqtt_internal.h"
 
-/* TLS records looked at in one turn of the loop. */
+/* Looks into the socket, or TLS records, in one turn of the loop. */
+#define PEEKS_MAX   8
 #define RECORDS_MAX 64
 /* Bytes, of one connection, that the library may lose; in memory they are some twenty times that.
  */
@@ -158,12 +159,13 @@ static void set_lowat(struct mqtt *m, size_t bytes)
 		m->lowat = value;
 }
 
-static int take_plain(struct mqtt *m, uint32_t events)
+static int take_what_is_there(struct mqtt *m, uint32_t events, bool *ret_more)
 {
 	ssize_t n = recv(m->fd, m->in, MQTT_GUARD_PACKET_MAX, MSG_PEEK | MSG_DONTWAIT);
 	size_t used, wanted;
 	int rc;
 
+	*ret_more = false;
 	if (n < 0 && errno == EAGAIN)
 		return MOSQ_ERR_SUCCESS;
 	if (n < 0) /* it is told once only */
@@ -177,7 +179,23 @@ static int take_plain(struct mqtt *m, uint32_t events)
 	if (wanted && used == 0 && events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
 		return read_on(m);
 	set_lowat(m, wanted ? wanted : 1);
+	*ret_more = used > 0 && !wanted;
 	return MOSQ_ERR_SUCCESS;
+}
+
+/*
+ * While the library reads, more may come. The more answers there are before the next messages are
+ * sent, the longer are the stretches of memory that these get in the order of those, and the sooner
+ * the library has walked its list of them.
+ */
+static int take_plain(struct mqtt *m, uint32_t events)
+{
+	int rc = MOSQ_ERR_SUCCESS;
+	bool more = true;
+
+	for (unsigned i = 0; i < PEEKS_MAX && more && rc == MOSQ_ERR_SUCCESS; i++)
+		rc = take_what_is_there(m, events, &more);
+	return rc;
 }
 
 /* --- TLS ---------------------------------------------------------------------------------------
