@@ -4,8 +4,7 @@
  *
  * Invariants:
  * - All that SQLite asks for goes to the VFS below as it is, save for pages that a checkpoint need
- *   not write, and in the same order, save that a transaction's frames may be written with its last
- *   one; only the names of some errors are changed on the way back.
+ *   not write; only the names of some errors are changed on the way back.
  * - A failed sync of the log never leaves a gap before frames that are synced later. Linux marks
  *   pages as clean whose writing failed, and the next sync says yes without writing them: frames
  *   that waited for it (of removals, which ask for none) would be missing on disk below a commit
@@ -20,7 +19,6 @@
 
 #include "flap.h"
 #include "queue_vfs_backfill.h"
-#include "queue_vfs_gather.h"
 
 struct queue_vfs {
 	sqlite3_vfs vfs; /* first: SQLite hands it back */
@@ -44,7 +42,6 @@ struct file {
 	/* Written since the last good sync; from == to: nothing. */
 	sqlite3_int64 unsynced_from, unsynced_to;
 	struct queue_vfs_backfill backfill; /* of the database */
-	struct queue_vfs_gather gather; /* of the log */
 };
 
 static sqlite3_file *below(sqlite3_file *f)
@@ -102,10 +99,14 @@ static bool is_needless(struct file *file, const void *p, int n, sqlite3_int64 o
 		offset + n <= size;
 }
 
-static int write_now(struct file *file, const void *p, int n, sqlite3_int64 offset)
+static int file_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 offset)
 {
-	int rc = file->below->pMethods->xWrite(file->below, p, n, offset);
+	struct file *file = (struct file *)f;
+	int rc;
 
+	if (is_needless(file, p, n, offset))
+		return SQLITE_OK;
+	rc = file->below->pMethods->xWrite(file->below, p, n, offset);
 	/* One that failed may have written a part. */
 	if (file->is_log)
 		note_unsynced(file, offset, offset + n);
@@ -114,48 +115,6 @@ static int write_now(struct file *file, const void *p, int n, sqlite3_int64 offs
 	if (rc == SQLITE_OK && file->counted)
 		file->owner->written_bytes += (uint64_t)n;
 	return name_error(file, rc);
-}
-
-/* Before anything else is done with the file. */
-static int write_held(struct file *file)
-{
-	struct queue_vfs_gather *g = &file->gather;
-	int rc;
-
-	if (g->len == 0)
-		return SQLITE_OK;
-	rc = write_now(file, g->bytes, (int)g->len, (sqlite3_int64)g->offset);
-	queue_vfs_gather_clear(g);
-	return rc;
-}
-
-static int write_log(struct file *file, const void *p, int n, sqlite3_int64 offset)
-{
-	enum queue_vfs_gather_verdict verdict =
-		queue_vfs_gather(&file->gather, p, (size_t)n, (uint64_t)offset);
-	int rc;
-
-	if (verdict == QUEUE_VFS_GATHER_DIRECT && file->gather.len > 0) {
-		rc = write_held(file);
-		if (rc != SQLITE_OK)
-			return rc;
-		verdict = queue_vfs_gather(&file->gather, p, (size_t)n, (uint64_t)offset);
-	}
-	switch (verdict) {
-	case QUEUE_VFS_GATHER_DIRECT: return write_now(file, p, n, offset);
-	case QUEUE_VFS_GATHER_DUE: return write_held(file);
-	case QUEUE_VFS_GATHER_HELD: break;
-	}
-	return SQLITE_OK;
-}
-
-static int file_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 offset)
-{
-	struct file *file = (struct file *)f;
-
-	if (is_needless(file, p, n, offset))
-		return SQLITE_OK;
-	return file->is_log ? write_log(file, p, n, offset) : write_now(file, p, n, offset);
 }
 
 /* Writes over what is there with what is there, so that the system knows it as not written. */
@@ -189,9 +148,6 @@ static int file_sync(sqlite3_file *f, int flags)
 	struct file *file = (struct file *)f;
 	int rc;
 
-	rc = write_held(file);
-	if (rc != SQLITE_OK)
-		return rc;
 	if (file->sync_failed && file->is_log) {
 		rc = write_again(file);
 		if (rc != SQLITE_OK)
@@ -215,8 +171,6 @@ static int file_close(sqlite3_file *f)
 	sqlite3_free(file->below);
 	file->below = NULL;
 	queue_vfs_backfill_end(&file->backfill);
-	/* The beginning of a transaction that was never committed, if any. */
-	queue_vfs_gather_end(&file->gather);
 	return rc;
 }
 
@@ -236,11 +190,8 @@ static int file_control(sqlite3_file *f, int op, void *arg)
 
 static int file_read(sqlite3_file *f, void *p, int n, sqlite3_int64 offset)
 {
-	int rc = write_held((struct file *)f);
+	int rc = below(f)->pMethods->xRead(below(f), p, n, offset);
 
-	if (rc != SQLITE_OK)
-		return rc;
-	rc = below(f)->pMethods->xRead(below(f), p, n, offset);
 	/* SQLite's own VFS calls EIO a corrupt file system, which reaches the caller as
 	 * SQLITE_CORRUPT: a disk that fails for a moment would pass for rot. */
 	return rc == SQLITE_IOERR_CORRUPTFS ? SQLITE_IOERR_READ : rc;
@@ -248,18 +199,12 @@ static int file_read(sqlite3_file *f, void *p, int n, sqlite3_int64 offset)
 
 static int file_truncate(sqlite3_file *f, sqlite3_int64 size)
 {
-	int rc = write_held((struct file *)f);
-
-	return rc != SQLITE_OK
-		? rc
-		: name_error((struct file *)f, below(f)->pMethods->xTruncate(below(f), size));
+	return name_error((struct file *)f, below(f)->pMethods->xTruncate(below(f), size));
 }
 
 static int file_size(sqlite3_file *f, sqlite3_int64 *ret)
 {
-	int rc = write_held((struct file *)f);
-
-	return rc != SQLITE_OK ? rc : below(f)->pMethods->xFileSize(below(f), ret);
+	return below(f)->pMethods->xFileSize(below(f), ret);
 }
 
 static int file_lock(sqlite3_file *f, int level)
@@ -440,8 +385,11 @@ int queue_vfs_full_errno(struct sqlite3 *db)
 	return v && v->full_errno ? v->full_errno : ENOSPC;
 }
 
-/* For the caches of the gateway's and the uplink's connection; further pages come from the heap. */
-#define CACHED_PAGES 96
+/*
+ * For the caches of the gateway's connection, the uplink's and one that answers mqttgwctl; with
+ * fewer than ten to spare SQLite makes do with smaller caches. Others take the rest from the heap.
+ */
+#define CACHED_PAGES 144
 #define PAGE	     4096
 #define PAGE_EXTRA   512 /* at most, that SQLite keeps with each */
 
