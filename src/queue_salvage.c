@@ -92,7 +92,9 @@ static int make_new(struct salvage *s)
 		"PRAGMA journal_mode = MEMORY;"
 		"PRAGMA synchronous = OFF;"
 		"PRAGMA temp_store = MEMORY;"
-		"PRAGMA cache_size = -4000;",
+		"PRAGMA cache_size = -4000;"
+		/* Also when the memory that queue_vfs.c gives for pages is used up before. */
+		"PRAGMA cache_spill = 900;",
 		"cannot set up the new database");
 	if (r < 0)
 		return r;
