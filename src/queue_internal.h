@@ -36,7 +36,7 @@ enum queue_statement {
 /* The write-ahead log: queue_log.c. */
 struct queue_log {
 	const char *path; /* SQLite's */
-	uint64_t bytes; /* of the file */
+	uint64_t bytes; /* of the file; without what a savepoint undid since it was measured */
 	uint64_t frames; /* after the last commit */
 	uint64_t starts; /* of the log, so far */
 	uint64_t threshold; /* frames after which they go to the database */
