@@ -18,8 +18,6 @@ static char path[32];
 /* Standard error is a file that log_open() takes for the journal. */
 static void setup(void)
 {
-	char stream[100];
-	struct stat st;
 	int fd;
 
 	strcpy(path, "/tmp/check_event.XXXXXX");
@@ -28,22 +26,14 @@ static void setup(void)
 	saved_stderr = dup(STDERR_FILENO);
 	ck_assert_int_ge(dup2(fd, STDERR_FILENO), 0);
 	close(fd);
-	ck_assert_int_eq(fstat(STDERR_FILENO, &st), 0);
-	snprintf(stream, sizeof(stream), "%lu:%lu", (unsigned long)st.st_dev,
-		(unsigned long)st.st_ino);
-	setenv("JOURNAL_STREAM", stream, 1);
-	log_open();
-	log_set_level(LOG_INFO);
-	journal_entries = journal_result = 0;
-	journal[0] = '\0';
+	journal_begin();
 }
 
 static void teardown(void)
 {
 	dup2(saved_stderr, STDERR_FILENO);
 	unlink(path);
-	unsetenv("JOURNAL_STREAM");
-	log_open();
+	journal_end();
 }
 
 START_TEST(test_table)

@@ -1950,9 +1950,8 @@ START_TEST(test_not_allowed_is_told)
 {
 	struct access_rule rules[] = { { "me", "", getuid(), { mine, 2 } } };
 	struct ingest_params params = defaults;
-	char expected[400], topic[301], line[400], stream[60];
+	char expected[400], topic[301], line[400];
 	struct peer *p;
-	struct stat st;
 
 	params.access = (struct access_rules){ rules, ARRAY_SIZE(rules) };
 	start(&params);
@@ -1962,20 +1961,12 @@ START_TEST(test_not_allowed_is_told)
 	/* A character across the place where it is cut. */
 	memcpy(topic + 199, "\xc3\xa4", 2);
 	snprintf(line, sizeof(line), "{\"topic\":\"%s\"}\n", topic);
-	/* As under systemd, so that it comes to check_log.c's stand-in. */
-	ck_assert_int_eq(fstat(STDERR_FILENO, &st), 0);
-	snprintf(stream, sizeof(stream), "%lu:%lu", (unsigned long)st.st_dev,
-		(unsigned long)st.st_ino);
-	setenv("JOURNAL_STREAM", stream, 1);
-	log_open();
-	log_set_level(LOG_INFO);
-	journal_entries = 0;
+	journal_begin();
 	for (int i = 0; i < 3; i++) {
 		send_text(p, line);
 		expect_error(p, "null", "not-allowed");
 	}
-	unsetenv("JOURNAL_STREAM");
-	log_open();
+	journal_end();
 	ck_assert_int_eq(journal_entries, 1);
 	snprintf(expected, sizeof(expected),
 		"MESSAGE=uid %u (gid %u, pid %d) may not publish to \"%.199s...\"; its rules of "

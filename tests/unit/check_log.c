@@ -88,6 +88,20 @@ static void pretend_to_be_the_journal(long device_offset, const char *tail)
 	log_open();
 }
 
+void journal_begin(void)
+{
+	pretend_to_be_the_journal(0, "");
+	log_set_level(LOG_INFO);
+	journal_entries = journal_result = 0;
+	journal[0] = '\0';
+}
+
+void journal_end(void)
+{
+	unsetenv("JOURNAL_STREAM");
+	log_open();
+}
+
 START_TEST(test_lines)
 {
 	log_error("cannot open %s", "x");

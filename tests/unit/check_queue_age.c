@@ -7,6 +7,7 @@
 #include <sqlite3.h>
 #include <stdio.h>
 
+#include "ask.h"
 #include "log.h"
 #include "queue.h"
 #include "scratch.h"
@@ -138,16 +139,11 @@ static void remove_from(uint64_t first, uint64_t last)
 /* Asks by a connection of its own: what is committed. */
 static int64_t ask(const char *sql)
 {
-	sqlite3_stmt *stmt = NULL;
 	sqlite3 *db = NULL;
 	int64_t value;
 
 	ck_assert_int_eq(sqlite3_open(scratch_path(&scratch, "queue.db"), &db), SQLITE_OK);
-	ck_assert_msg(sqlite3_prepare_v2(db, sql, -1, &stmt, NULL) == SQLITE_OK, "%s: %s", sql,
-		sqlite3_errmsg(db));
-	ck_assert_int_eq(sqlite3_step(stmt), SQLITE_ROW);
-	value = sqlite3_column_int64(stmt, 0);
-	sqlite3_finalize(stmt);
+	value = ask_database(db, sql);
 	sqlite3_close(db);
 	return value;
 }

@@ -11,6 +11,7 @@
 #include <sqlite3.h>
 #include <stdio.h>
 
+#include "ask.h"
 #include "log.h"
 #include "queue.h"
 #include "queue_check.h"
@@ -151,14 +152,8 @@ static void execute(const char *name, const char *sql)
 static int64_t ask(const char *name, const char *sql)
 {
 	sqlite3 *db = connect_to(name);
-	sqlite3_stmt *stmt;
-	int64_t answer;
+	int64_t answer = ask_database(db, sql);
 
-	ck_assert_msg(sqlite3_prepare_v2(db, sql, -1, &stmt, NULL) == SQLITE_OK, "%s: %s", sql,
-		sqlite3_errmsg(db));
-	ck_assert_int_eq(sqlite3_step(stmt), SQLITE_ROW);
-	answer = sqlite3_column_int64(stmt, 0);
-	sqlite3_finalize(stmt);
 	sqlite3_close(db);
 	return answer;
 }

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <sys/mount.h>
 
+#include "ask.h"
 #include "disk.h"
 #include "log.h"
 #include "queue.h"
@@ -148,13 +149,8 @@ static void execute(const char *sql)
 static int64_t ask(const char *name, const char *sql)
 {
 	sqlite3 *db = connect_to(name);
-	sqlite3_stmt *stmt;
-	int64_t answer;
+	int64_t answer = ask_database(db, sql);
 
-	ck_assert_int_eq(sqlite3_prepare_v2(db, sql, -1, &stmt, NULL), SQLITE_OK);
-	ck_assert_int_eq(sqlite3_step(stmt), SQLITE_ROW);
-	answer = sqlite3_column_int64(stmt, 0);
-	sqlite3_finalize(stmt);
 	sqlite3_close(db);
 	return answer;
 }

@@ -5,6 +5,7 @@
  */
 #include <stdio.h>
 
+#include "ask.h"
 #include "disk.h"
 #include "queue_vfs.h"
 #include "queue_vfs_backfill.h"
@@ -83,18 +84,6 @@ static void execute(const char *sql)
 	ck_assert_msg(sqlite3_exec(db, sql, NULL, NULL, &error) == SQLITE_OK, "%s: %s", sql, error);
 }
 
-static int64_t ask(sqlite3 *from, const char *sql)
-{
-	sqlite3_stmt *stmt;
-	int64_t answer;
-
-	ck_assert_int_eq(sqlite3_prepare_v2(from, sql, -1, &stmt, NULL), SQLITE_OK);
-	ck_assert_int_eq(sqlite3_step(stmt), SQLITE_ROW);
-	answer = sqlite3_column_int64(stmt, 0);
-	sqlite3_finalize(stmt);
-	return answer;
-}
-
 static void open_database(void)
 {
 	ck_assert_int_eq(queue_vfs_new(&vfs), 0);
@@ -149,10 +138,11 @@ START_TEST(test_others_read_what_was_committed)
 	execute("PRAGMA synchronous = NORMAL");
 	ck_assert_int_eq(sqlite3_open(scratch_path(&scratch, "v.db"), &other), SQLITE_OK);
 	for (unsigned i = 1; i <= 30; i++) {
-		rows = ask(other, "SELECT count(*) FROM t");
+		rows = ask_database(other, "SELECT count(*) FROM t");
 		insert(i);
-		ck_assert_int_eq(ask(other, "SELECT count(*) FROM t"), rows + i);
-		ck_assert_int_eq(ask(other, "SELECT sum(length(b)) FROM t"), (rows + i) * 4000);
+		ck_assert_int_eq(ask_database(other, "SELECT count(*) FROM t"), rows + i);
+		ck_assert_int_eq(
+			ask_database(other, "SELECT sum(length(b)) FROM t"), (rows + i) * 4000);
 	}
 	ck_assert_int_eq(sqlite3_close(other), SQLITE_OK);
 }
@@ -165,17 +155,19 @@ START_TEST(test_a_transaction_larger_than_the_cache)
 	execute("BEGIN");
 	for (int i = 0; i < 20; i++) {
 		insert(13);
-		ck_assert_int_eq(ask(db, "SELECT sum(length(b)) FROM t"), (i + 1) * 13 * 4000);
+		ck_assert_int_eq(
+			ask_database(db, "SELECT sum(length(b)) FROM t"), (i + 1) * 13 * 4000);
 		execute("UPDATE t SET b = zeroblob(3999) WHERE id % 7 = 0");
 		execute("UPDATE t SET b = zeroblob(4000)");
 	}
 	execute("ROLLBACK");
-	ck_assert_int_eq(ask(db, "SELECT count(*) FROM t"), 0);
+	ck_assert_int_eq(ask_database(db, "SELECT count(*) FROM t"), 0);
 	execute("BEGIN");
 	insert(200);
 	execute("COMMIT");
-	ck_assert_int_eq(ask(db, "SELECT count(*) FROM t"), 200);
-	ck_assert_int_eq(ask(db, "SELECT integrity_check = 'ok' FROM pragma_integrity_check"), 1);
+	ck_assert_int_eq(ask_database(db, "SELECT count(*) FROM t"), 200);
+	ck_assert_int_eq(
+		ask_database(db, "SELECT integrity_check = 'ok' FROM pragma_integrity_check"), 1);
 }
 END_TEST
 
@@ -213,7 +205,7 @@ START_TEST(test_what_was_committed_outlives_a_kill)
 	copy("v.db", "copy.db");
 	copy("v.db-wal", "copy.db-wal");
 	ck_assert_int_eq(sqlite3_open(scratch_path(&scratch, "copy.db"), &other), SQLITE_OK);
-	ck_assert_int_eq(ask(other, "SELECT sum(length(b)) FROM t"), 200 * 3999);
+	ck_assert_int_eq(ask_database(other, "SELECT sum(length(b)) FROM t"), 200 * 3999);
 	ck_assert_int_eq(sqlite3_close(other), SQLITE_OK);
 }
 END_TEST
@@ -235,14 +227,15 @@ START_TEST(test_a_failed_write_fails_the_commit)
 		ck_assert_uint_eq(disk.fail_log_write, 0);
 		if (sqlite3_get_autocommit(db) == 0)
 			execute("ROLLBACK");
-		ck_assert_int_eq(ask(db, "SELECT count(*) FROM t"), 30);
+		ck_assert_int_eq(ask_database(db, "SELECT count(*) FROM t"), 30);
 	}
 	/* It was one more than there are. */
 	ck_assert_uint_eq(disk.fail_log_write, 1);
 	disk.fail_log_write = 0;
 	ck_assert_uint_gt(failed, 30);
-	ck_assert_int_eq(ask(db, "SELECT count(*) FROM t"), 60);
-	ck_assert_int_eq(ask(db, "SELECT integrity_check = 'ok' FROM pragma_integrity_check"), 1);
+	ck_assert_int_eq(ask_database(db, "SELECT count(*) FROM t"), 60);
+	ck_assert_int_eq(
+		ask_database(db, "SELECT integrity_check = 'ok' FROM pragma_integrity_check"), 1);
 }
 END_TEST
 
@@ -254,7 +247,7 @@ START_TEST(test_pages_are_not_from_the_heap)
 	scratch_make(&scratch);
 	open_database();
 	insert(100);
-	ck_assert_int_eq(ask(db, "SELECT sum(length(b)) FROM t"), 400000);
+	ck_assert_int_eq(ask_database(db, "SELECT sum(length(b)) FROM t"), 400000);
 	ck_assert_int_eq(
 		sqlite3_status(SQLITE_STATUS_PAGECACHE_USED, &used, &highest, 0), SQLITE_OK);
 	ck_assert_int_gt(used, 10);

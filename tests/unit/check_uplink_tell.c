@@ -21,8 +21,6 @@ static char path[32];
 
 static void setup(void)
 {
-	char stream[100];
-	struct stat st;
 	int fd;
 
 	strcpy(path, "/tmp/check_tell.XXXXXX");
@@ -31,12 +29,7 @@ static void setup(void)
 	saved_stderr = dup(STDERR_FILENO);
 	ck_assert_int_ge(dup2(fd, STDERR_FILENO), 0);
 	close(fd);
-	ck_assert_int_eq(fstat(STDERR_FILENO, &st), 0);
-	snprintf(stream, sizeof(stream), "%lu:%lu", (unsigned long)st.st_dev,
-		(unsigned long)st.st_ino);
-	setenv("JOURNAL_STREAM", stream, 1);
-	log_open();
-	log_set_level(LOG_INFO);
+	journal_begin();
 
 	memset(&u, 0, sizeof(u));
 	config.retry.set_aside_usec = 300 * USEC_PER_SEC;
@@ -44,8 +37,6 @@ static void setup(void)
 	snprintf(u.broker_name, sizeof(u.broker_name), BROKER);
 	snprintf(u.cause, sizeof(u.cause), "because");
 	ck_assert_int_eq(mailbox_new(&u.mailbox), 0);
-	journal_entries = journal_result = 0;
-	journal[0] = '\0';
 }
 
 static void teardown(void)
@@ -53,8 +44,7 @@ static void teardown(void)
 	u.mailbox = mailbox_free(u.mailbox);
 	dup2(saved_stderr, STDERR_FILENO);
 	unlink(path);
-	unsetenv("JOURNAL_STREAM");
-	log_open();
+	journal_end();
 }
 
 /* How many lines it made. */
