@@ -242,6 +242,7 @@ void queue_log_start(struct queue *q);
 void queue_log_bounded(struct queue *q);
 /* After each commit: moves the log's frames to the database when it is time. */
 void queue_log_committed(struct queue *q);
+/* After each rollback: the file may have a part of what was undone. */
 void queue_log_rolled_back(struct queue *q);
 /* Moves what frames it can to the database, without waiting: the next commit may write over them,
  * and a database that lost pages shrinks. */

@@ -235,7 +235,6 @@ void queue_log_committed(struct queue *q)
 
 void queue_log_rolled_back(struct queue *q)
 {
-	/* If it was larger than the cache, a part of it is in the file. */
 	measure(q);
 }
 

@@ -136,8 +136,6 @@ int queue_sql_migrate(sqlite3 *db, int64_t version)
 	return queue_sql_migrate_to(db, version, QUEUE_SCHEMA_VERSION);
 }
 
-/* SQLite calls values of columns unprotected: against other threads, which statements here have not
- * to fear. */
 static bool is_integer(sqlite3_value *value, int64_t least, int64_t most)
 {
 	return sqlite3_value_type(value) == SQLITE_INTEGER && sqlite3_value_int64(value) >= least &&
@@ -167,7 +165,9 @@ static const char *take_payload(sqlite3_value *value, struct message *m)
 
 const char *queue_sql_row(sqlite3_stmt *stmt, struct message *ret)
 {
-	/* Each column's value once: six calls that look after a statement instead of twenty. */
+	/* Each column's value once: six calls that look after a statement instead of twenty. SQLite
+	 * calls such values unprotected: against other threads, of which no statement here has two.
+	 */
 	sqlite3_value *id = sqlite3_column_value(stmt, 0);
 	sqlite3_value *qos = sqlite3_column_value(stmt, 3);
 	sqlite3_value *retained = sqlite3_column_value(stmt, 4);
