@@ -10,6 +10,7 @@ import shutil
 import socket
 import sqlite3
 import subprocess
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -586,3 +587,30 @@ def test_files_that_are_named_exist(name):
         makefile = (TOP / "Makefile.am").read_text()
         assert target == "check" or re.search(
             rf"^{target}:", makefile, re.M), target
+
+
+@pytest.mark.long
+def test_the_demonstration(binary):
+    """The first command of the README: to its end, with what it promises on
+    the way, and nothing left behind."""
+    if not shutil.which("apt-get"):
+        pytest.skip("NOT RUN: scripts/demo installs with apt-get")
+    # A socket's path is short.
+    with tempfile.TemporaryDirectory(prefix="demo-") as folder:
+        done = subprocess.run(
+            [TOP / "scripts/demo"],
+            env={**os.environ, "MQTTGW_BUILD": str(Path(binary).parent),
+                 "TMPDIR": folder},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=120 * TIME_FACTOR,
+        )
+        left = os.listdir(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    cut = done.stdout.index("The broker is cut off")
+    killed = done.stdout.index("the gateway is killed (kill -9)")
+    assert re.search(r"\| .*offline", done.stdout[cut:killed]), done.stdout
+    waiting = re.findall(r"queue: *(\d+)", done.stdout[cut:killed])
+    assert int(waiting[-1]) > 50, done.stdout
+    arrived = re.search(r"All (\d+) readings, each after the one before it", done.stdout)
+    assert int(arrived[1]) > int(waiting[-1]), done.stdout
+    assert not left
